@@ -1,0 +1,167 @@
+//! The model of a workspace (gateway.md 11.2, 11.3), as the rest of the house reads it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// One consistent view of every workspace, with the look-ups that hot paths need.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Workspace id to workspace. A single node usually has one.
+    pub workspaces: BTreeMap<String, Arc<Workspace>>,
+    /// Write key to source. Of two sources with one key the last by id wins.
+    pub source_by_write_key: HashMap<String, Arc<Source>>,
+    /// Source id to source.
+    pub source_by_id: HashMap<String, Arc<Source>>,
+    /// Destination id to destination, enabled or not.
+    pub destination_by_id: HashMap<String, Arc<Destination>>,
+    /// When this configuration last changed, milliseconds since the epoch.
+    pub changed_ms: i64,
+}
+
+/// One workspace document.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Workspace {
+    /// Its id.
+    pub id: String,
+    /// Its sources, sorted by id.
+    pub sources: Vec<Arc<Source>>,
+    /// Connections by id.
+    pub connections: BTreeMap<String, Connection>,
+    /// `settings`, as written.
+    pub settings: Map<String, Value>,
+    /// `credentials`, `libraries`, `accounts`, ... as written, for parts that read them.
+    pub other: Map<String, Value>,
+}
+
+/// An app that sends events.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Source {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The public key it sends with.
+    pub write_key: String,
+    /// Off: 404 at ingest, no deliveries.
+    pub enabled: bool,
+    /// The workspace that jobs carry.
+    pub workspace_id: String,
+    /// Non-empty for replay sources.
+    pub original_id: String,
+    /// Settings of the source, keys kept as written.
+    pub config: Map<String, Value>,
+    /// What kind of source it is.
+    pub definition: SourceDefinition,
+    /// Destinations that it is connected to.
+    pub destinations: Vec<Arc<Destination>>,
+    /// Personal data: no archive, no copies.
+    pub transient: bool,
+    /// Geolocation is on.
+    pub geo_enrichment: bool,
+    /// `dgSourceTrackingPlanConfig`, as written.
+    pub tracking_plan: Option<Value>,
+}
+
+/// What kind of source it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourceDefinition {
+    /// Its id.
+    pub id: String,
+    /// Its name (`Javascript`, `webhook`).
+    pub name: String,
+    /// `""` for event streams, `webhook`, `cloud`, `warehouse`, ...
+    pub category: String,
+    /// `web`, `android`, `cloud`, ...
+    pub kind: String,
+    /// `options`, as written.
+    pub options: Value,
+}
+
+/// A configured target.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Destination {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Off: no new jobs, queued ones are drained.
+    pub enabled: bool,
+    /// Its workspace.
+    pub workspace_id: String,
+    /// Changes with its configuration.
+    pub revision_id: String,
+    /// Non-empty for replay destinations.
+    pub original_id: String,
+    /// The node delivers (cloud and hybrid mode). Missing = false.
+    pub is_processor_enabled: bool,
+    /// Settings of the destination, keys kept as written.
+    pub config: Map<String, Value>,
+    /// User transformations; the first one is used.
+    pub transformations: Vec<Transformation>,
+    /// Its type.
+    pub definition: DestinationDefinition,
+    /// Whether its config holds a `{{ path || fallback }}` template.
+    pub has_dynamic_config: bool,
+}
+
+/// The type of a destination.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DestinationDefinition {
+    /// Its id.
+    pub id: String,
+    /// Its name in capitals (`WEBHOOK`), which selects the integration.
+    pub name: String,
+    /// Its name as events write it in `integrations`.
+    pub display_name: String,
+    /// `transformAtV1`, `supportedMessageTypes`, ... as written.
+    pub config: Map<String, Value>,
+}
+
+/// A reference to a user transformation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Transformation {
+    /// Its id.
+    pub id: String,
+    /// The version in force.
+    pub version_id: String,
+    /// Its settings, as written.
+    pub config: Value,
+    /// `javascript` or `pythonfaas`.
+    pub language: String,
+}
+
+/// A source-destination pair with its own settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Connection {
+    /// The source.
+    pub source_id: String,
+    /// The destination.
+    pub destination_id: String,
+    /// Whether it is on. The processor does not read it (processor.md 6.1).
+    pub enabled: bool,
+    /// Its settings, as written.
+    pub config: Value,
+    /// Whether the node delivers.
+    pub processor_enabled: bool,
+}
+
+impl Snapshot {
+    /// Builds the look-ups over the workspaces.
+    pub fn new(workspaces: Vec<Workspace>, changed_ms: i64) -> Snapshot {
+        let mut snapshot = Snapshot { changed_ms, ..Snapshot::default() };
+        for mut workspace in workspaces {
+            workspace.sources.sort_by(|a, b| a.id.cmp(&b.id));
+            for source in &workspace.sources {
+                snapshot.source_by_write_key.insert(source.write_key.clone(), Arc::clone(source));
+                snapshot.source_by_id.insert(source.id.clone(), Arc::clone(source));
+                for destination in &source.destinations {
+                    snapshot.destination_by_id.insert(destination.id.clone(), Arc::clone(destination));
+                }
+            }
+            snapshot.workspaces.insert(workspace.id.clone(), Arc::new(workspace));
+        }
+        snapshot
+    }
+}

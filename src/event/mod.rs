@@ -1,0 +1,5 @@
+//! The canonical event: identity, timestamps, JSON access. No I/O.
+
+pub mod identity;
+pub mod json;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Time fields: lenient parsing, one output format (processor.md 3.3).
