@@ -91,14 +91,19 @@ mod tests {
             "url": "{{ message.context.url || \"https://fallback.example\" }}", "n": " {{event.n||1}} ", "deep": [{ "x": "{{ message.gone || \"a b\" }}" }],
             "source": "{{ metadata.sourceId || none }}",
         });
-        let (config, event) = resolved(config, r#"{"n":5,"context":{"url":"https://event.example","k":1},"gone":null}"#);
-        assert_eq!(config, json!({ "url": "https://event.example", "n": 5, "deep": [{ "x": "a b" }], "source": "src" }));
+        let (config, event) =
+            resolved(config, r#"{"n":5,"context":{"url":"https://event.example","k":1},"gone":null}"#);
+        assert_eq!(
+            config,
+            json!({ "url": "https://event.example", "n": 5, "deep": [{ "x": "a b" }], "source": "src" })
+        );
         assert_eq!(event, json!({ "context": { "k": 1 }, "gone": null }));
     }
 
     #[test]
     fn texts_that_are_no_templates_stay_literal() {
-        let config = json!({ "a": "{{ x }}", "b": "x {{ a || b }}", "c": "{{ 1a || b }}", "d": "{{ a-b || c }}", "e": 5 });
+        let config =
+            json!({ "a": "{{ x }}", "b": "x {{ a || b }}", "c": "{{ 1a || b }}", "d": "{{ a-b || c }}", "e": 5 });
         assert_eq!(resolved(config.clone(), "{}").0, config);
         assert_eq!(resolved(json!({ "a": "{{ message || x }}" }), "{}").0, json!({ "a": "x" }));
     }

@@ -118,7 +118,8 @@ impl<'t> Message<'t> {
 
     /// The object as JSON.
     pub fn to_json(&self) -> String {
-        let mut out = Vec::with_capacity(self.members.iter().map(|member| member.key.len() + member.value.len() + 4).sum());
+        let mut out =
+            Vec::with_capacity(self.members.iter().map(|member| member.key.len() + member.value.len() + 4).sum());
         self.write(&mut out);
         String::from_utf8(out).unwrap_or_default()
     }
@@ -132,8 +133,8 @@ impl<'t> Message<'t> {
     }
 }
 
-impl<'de> Deserialize<'de> for Message<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Message<'de>, D::Error> {
+impl<'de: 't, 't> Deserialize<'de> for Message<'t> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Message<'t>, D::Error> {
         struct Members;
 
         impl<'de> Visitor<'de> for Members {
@@ -219,7 +220,8 @@ pub(super) fn is_truthy(json: &str) -> bool {
 /// cheaper than a scan.
 pub fn may_hold_key(json: &str, quoted_key: &str) -> bool {
     // A key may be written with escapes.
-    memchr::memmem::find(json.as_bytes(), quoted_key.as_bytes()).is_some() || memchr::memchr(b'\\', json.as_bytes()).is_some()
+    memchr::memmem::find(json.as_bytes(), quoted_key.as_bytes()).is_some()
+        || memchr::memchr(b'\\', json.as_bytes()).is_some()
 }
 
 /// A JSON text as a tree.

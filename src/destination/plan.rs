@@ -216,8 +216,14 @@ mod tests {
         let table = [
             (r#"{"channel":"sources","type":"track","timestamp":"t","properties":{"timestamp":"p"}}"#, json!("p")),
             (r#"{"channel":"sources","type":"track","timestamp":"t","properties":{"timestamp":""}}"#, json!("t")),
-            (r#"{"channel":"sources","type":"identify","context":{"traits":{"timestamp":1}},"traits":{"timestamp":2}}"#, json!(1)),
-            (r#"{"channel":"sources","type":"track","timestamp":"t","context":{"mappedToDestination":true},"properties":{"timestamp":"p"}}"#, json!("t")),
+            (
+                r#"{"channel":"sources","type":"identify","context":{"traits":{"timestamp":1}},"traits":{"timestamp":2}}"#,
+                json!(1),
+            ),
+            (
+                r#"{"channel":"sources","type":"track","timestamp":"t","context":{"mappedToDestination":true},"properties":{"timestamp":"p"}}"#,
+                json!("t"),
+            ),
             (r#"{"channel":"web","type":"track","timestamp":"t","properties":{"timestamp":"p"}}"#, json!("t")),
         ];
         for (event, expected) in table {

@@ -38,7 +38,11 @@ impl Refusal {
 
     /// There is no transformation for this destination type (processor.md 9.5).
     pub fn unavailable(destination_type: &str) -> Refusal {
-        Refusal { kind: Kind::Unavailable, message: format!("transformer for {destination_type} not available"), step: None }
+        Refusal {
+            kind: Kind::Unavailable,
+            message: format!("transformer for {destination_type} not available"),
+            step: None,
+        }
     }
 
     /// The same refusal with the step that made it.

@@ -106,7 +106,8 @@ impl Webhook {
     fn write_headers(&self, out: &mut Vec<u8>, message: &Message<'_>, sends_body: bool) {
         let own_type = self.headers.iter().any(|(name, _)| name == "content-type");
         let by_event = message.object("header");
-        let replaced = |name: &str| by_event.as_ref().is_some_and(|header| self.header_of_event(header, name).is_some());
+        let replaced =
+            |name: &str| by_event.as_ref().is_some_and(|header| self.header_of_event(header, name).is_some());
         let mut first = true;
         let mut push = |name: &str, value: &str| {
             out.push(if first { b'{' } else { b',' });
@@ -225,7 +226,10 @@ mod tests {
             "type": "track", "event": "A", "anonymousId": "anon", "properties": { "n": 1, "nothing": null }, "gone": null,
             "fullPath": "https://other.example/", "appendPath": "x?y=1", "header": { "X-One": "1", "two": 2, "three": { "k": [1] } },
         });
-        let out = request(&json!({ "webhookUrl": "https://a.example", "headers": [{ "from": "Auth", "to": "s" }, { "from": "", "to": "" }] }), &event);
+        let out = request(
+            &json!({ "webhookUrl": "https://a.example", "headers": [{ "from": "Auth", "to": "s" }, { "from": "", "to": "" }] }),
+            &event,
+        );
         assert_eq!(
             out,
             json!({
@@ -263,9 +267,18 @@ mod tests {
     fn settings_in_the_integrations_object_choose_the_endpoint_too() {
         let config = json!({ "webhookUrl": "https://a.example" });
         let endpoint = |event: Value| request(&config, &event)["endpoint"].clone();
-        assert_eq!(endpoint(json!({ "integrations": { "Webhook": { "fullPath": "https://b.example", "appendPath": "/c" } } })), "https://b.example/c");
-        assert_eq!(endpoint(json!({ "integrations": { "webhook": true, "WEBHOOK": { "fullPath": "https://b.example" } } })), "https://a.example");
-        assert_eq!(endpoint(json!({ "integrations": { "webhook": false, "WEBHOOK": { "appendPath": "/d" } } })), "https://a.example/d");
+        assert_eq!(
+            endpoint(json!({ "integrations": { "Webhook": { "fullPath": "https://b.example", "appendPath": "/c" } } })),
+            "https://b.example/c"
+        );
+        assert_eq!(
+            endpoint(json!({ "integrations": { "webhook": true, "WEBHOOK": { "fullPath": "https://b.example" } } })),
+            "https://a.example"
+        );
+        assert_eq!(
+            endpoint(json!({ "integrations": { "webhook": false, "WEBHOOK": { "appendPath": "/d" } } })),
+            "https://a.example/d"
+        );
         assert_eq!(endpoint(json!({ "fullPath": null, "appendPath": "/e" })), "https://a.example/e");
     }
 
@@ -274,7 +287,10 @@ mod tests {
         let config = json!({ "webhookUrl": "https://a.example", "webhookMethod": "GET" });
         let params = |event: Value| request(&config, &event)["params"].clone();
         assert_eq!(params(json!({ "type": "track", "properties": { "a": { "b": [1] } } })), json!({ "a.b[0]": 1 }));
-        assert_eq!(params(json!({ "type": "identify", "traits": { "a": 1 }, "context": { "traits": { "b": 2 } } })), json!({ "a": 1 }));
+        assert_eq!(
+            params(json!({ "type": "identify", "traits": { "a": 1 }, "context": { "traits": { "b": 2 } } })),
+            json!({ "a": 1 })
+        );
         assert_eq!(params(json!({ "type": "identify", "context": { "traits": { "b": 2 } } })), json!({ "b": 2 }));
         assert_eq!(params(json!({ "type": "identify", "traits": {}, "context": { "traits": { "b": 2 } } })), json!({}));
         assert_eq!(params(json!({ "type": "track", "properties": [1] })), json!({}));

@@ -29,8 +29,11 @@ mod tests {
 
     #[test]
     fn events_are_archived_only_where_there_is_a_storage() {
-        let nowhere = ArchivalSettings { local_path: None, enabled: true, ..crate::settings::Settings::defaults().archival };
-        let dumps = |on: bool| json!({ "dataRetention": { "storagePreferences": { "gatewayDumps": on } } }).as_object().cloned().unwrap();
+        let nowhere =
+            ArchivalSettings { local_path: None, enabled: true, ..crate::settings::Settings::defaults().archival };
+        let dumps = |on: bool| {
+            json!({ "dataRetention": { "storagePreferences": { "gatewayDumps": on } } }).as_object().cloned().unwrap()
+        };
         assert!(!exists(&nowhere, None));
         assert!(!exists(&nowhere, Some(&dumps(false))));
         assert!(exists(&nowhere, Some(&dumps(true))));

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn only_drop_and_blocked_stop_an_event() {
-        let bot = |action: &'static str| BotVerdict { is_bot: true, bot_action: action.into(), ..BotVerdict::default() };
+        let bot =
+            |action: &'static str| BotVerdict { is_bot: true, bot_action: action.into(), ..BotVerdict::default() };
         assert_eq!(bot("drop").drops(), Some(Drop::Bot));
         assert_eq!(bot("flag").drops(), None);
         assert_eq!(bot("disable").drops(), None);

@@ -19,7 +19,8 @@ pub fn candidates(source: &Source) -> Vec<Candidate> {
     if !source.enabled {
         return Vec::new();
     }
-    let eligible = source.destinations.iter().filter(|destination| destination.enabled && destination.is_processor_enabled);
+    let eligible =
+        source.destinations.iter().filter(|destination| destination.enabled && destination.is_processor_enabled);
     eligible
         .map(|destination| Candidate {
             destination: Arc::clone(destination),
@@ -106,7 +107,10 @@ mod tests {
             id: id.to_owned(),
             enabled: true,
             is_processor_enabled: true,
-            definition: DestinationDefinition { display_name: display_name.to_owned(), ..DestinationDefinition::default() },
+            definition: DestinationDefinition {
+                display_name: display_name.to_owned(),
+                ..DestinationDefinition::default()
+            },
             ..Destination::default()
         }
     }

@@ -157,9 +157,13 @@ mod tests {
         let generic = |strategy: &str| json!({ "consentManagement": [{ "provider": "custom", "resolutionStrategy": strategy, "consents": [{ "consent": "a" }, { "consent": "b" }] }] });
         let one_trust = json!({ "oneTrustCookieCategories": [{ "oneTrustCookieCategory": "a" }, { "oneTrustCookieCategory": "b" }] });
         let ketch = json!({ "ketchConsentPurposes": [{ "purpose": "a" }, { "purpose": "b" }] });
-        for (denied, by_and, by_or) in
-            [(json!([]), true, true), (json!(["a"]), false, true), (json!(["b", "c"]), false, true), (json!(["a", "b"]), false, false), (json!(["c"]), true, true)]
-        {
+        for (denied, by_and, by_or) in [
+            (json!([]), true, true),
+            (json!(["a"]), false, true),
+            (json!(["b", "c"]), false, true),
+            (json!(["a", "b"]), false, false),
+            (json!(["c"]), true, true),
+        ] {
             let custom = json!({ "provider": "custom", "deniedConsentIds": denied });
             let unnamed = json!({ "deniedConsentIds": denied });
             assert_eq!(keeps(&generic("and"), &custom), by_and, "and {denied}");
@@ -172,14 +176,26 @@ mod tests {
     #[test]
     fn only_custom_takes_the_strategy_of_the_destination() {
         let config = json!({ "consentManagement": [{ "provider": "iubenda", "resolutionStrategy": "or", "consents": [{ "consent": "a" }, { "consent": "b" }] }] });
-        assert!(!keeps(&config, &json!({ "provider": "iubenda", "resolutionStrategy": "and", "deniedConsentIds": ["a"] })));
-        assert!(keeps(&config, &json!({ "provider": "iubenda", "resolutionStrategy": "or", "deniedConsentIds": ["a"] })));
+        assert!(!keeps(
+            &config,
+            &json!({ "provider": "iubenda", "resolutionStrategy": "and", "deniedConsentIds": ["a"] })
+        ));
+        assert!(keeps(
+            &config,
+            &json!({ "provider": "iubenda", "resolutionStrategy": "or", "deniedConsentIds": ["a"] })
+        ));
     }
 
     #[test]
     fn malformed_consent_data_counts_as_none() {
         let config = json!({ "oneTrustCookieCategories": [{ "oneTrustCookieCategory": "a" }] });
-        for consent in [json!("a"), json!(null), json!({ "deniedConsentIds": "a" }), json!({ "provider": 5, "deniedConsentIds": ["a"] }), json!({ "deniedConsentIds": [""] })] {
+        for consent in [
+            json!("a"),
+            json!(null),
+            json!({ "deniedConsentIds": "a" }),
+            json!({ "provider": 5, "deniedConsentIds": ["a"] }),
+            json!({ "deniedConsentIds": [""] }),
+        ] {
             assert!(keeps(&config, &consent), "{consent}");
         }
         for entries in [json!("x"), json!([5]), json!([{ "provider": "custom", "consents": "a" }])] {

@@ -29,7 +29,8 @@ impl<K: Clone + Eq + Hash> Dedup<K> {
     ) -> Vec<bool> {
         keys.iter()
             .map(|key| {
-                let is_known = self.in_flight.contains(key) || stored_expiry_ms(key).is_some_and(|expiry| expiry > now_ms);
+                let is_known =
+                    self.in_flight.contains(key) || stored_expiry_ms(key).is_some_and(|expiry| expiry > now_ms);
                 !is_known && self.in_flight.insert(key.clone())
             })
             .collect()

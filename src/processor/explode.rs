@@ -133,9 +133,15 @@ mod tests {
     #[test]
     fn what_is_not_readable_is_an_error() {
         let table = [
-            "", "{", "[]", r#"{"batch":[],"requestIP":""}"#, r#"{"batch":[5],"receivedAt":"2025-03-10T12:00:10Z"}"#,
-            r#"{"batch":{},"receivedAt":"2025-03-10T12:00:10Z"}"#, r#"{"batch":[],"receivedAt":"2025-03-10"}"#,
-            r#"{"batch":[],"receivedAt":"2025-03-10T12:00:10Z","requestIP":5}"#, r#"{"batch":[],"receivedAt":"2025-03-10T12:00:10Z"}x"#,
+            "",
+            "{",
+            "[]",
+            r#"{"batch":[],"requestIP":""}"#,
+            r#"{"batch":[5],"receivedAt":"2025-03-10T12:00:10Z"}"#,
+            r#"{"batch":{},"receivedAt":"2025-03-10T12:00:10Z"}"#,
+            r#"{"batch":[],"receivedAt":"2025-03-10"}"#,
+            r#"{"batch":[],"receivedAt":"2025-03-10T12:00:10Z","requestIP":5}"#,
+            r#"{"batch":[],"receivedAt":"2025-03-10T12:00:10Z"}x"#,
         ];
         for payload in table {
             assert!(explode(payload.as_bytes()).is_err(), "{payload}");
@@ -146,7 +152,8 @@ mod tests {
 
     #[test]
     fn parameters_may_lack_anything() {
-        let parameters = JobParameters::parse(br#"{"source_id":"src","is_bot":true,"bot_action":"drop","other":[1]}"#).unwrap();
+        let parameters =
+            JobParameters::parse(br#"{"source_id":"src","is_bot":true,"bot_action":"drop","other":[1]}"#).unwrap();
         assert_eq!(parameters.source_id, "src");
         assert_eq!(parameters.destination_id, "");
         assert!(parameters.bots.drops().is_some());

@@ -101,10 +101,16 @@ mod tests {
     use serde_json::json;
 
     fn judged(config: Value, definition: Value, event: &str) -> Verdict {
-        let source = Source { definition: SourceDefinition { kind: "web".to_owned(), ..SourceDefinition::default() }, ..Source::default() };
+        let source = Source {
+            definition: SourceDefinition { kind: "web".to_owned(), ..SourceDefinition::default() },
+            ..Source::default()
+        };
         let destination = Destination {
             config: config.as_object().cloned().unwrap(),
-            definition: DestinationDefinition { config: definition.as_object().cloned().unwrap(), ..DestinationDefinition::default() },
+            definition: DestinationDefinition {
+                config: definition.as_object().cloned().unwrap(),
+                ..DestinationDefinition::default()
+            },
             ..Destination::default()
         };
         EventFilter::new(&source, &destination, TransformAt::Processor).judge(&Message::parse(event).unwrap(), false)
@@ -118,13 +124,20 @@ mod tests {
             (json!({}), r#"{"type":"group"}"#, Verdict::Filtered("Message type not supported")),
             (json!({}), r#"{"type":5}"#, Verdict::Failed(400, "Invalid message type. Type assertion failed")),
             (json!({}), r#"{"type":"  "}"#, Verdict::Failed(400, "Invalid message type. Type assertion failed")),
-            (json!({ "enableServerSideIdentify": false }), r#"{"type":"identify"}"#, Verdict::Filtered("Message type not supported")),
+            (
+                json!({ "enableServerSideIdentify": false }),
+                r#"{"type":"identify"}"#,
+                Verdict::Filtered("Message type not supported"),
+            ),
             (json!({ "enableServerSideIdentify": "false" }), r#"{"type":"identify"}"#, Verdict::Pass),
         ];
         for (config, event, expected) in table {
             assert_eq!(judged(config, definition(), event), expected, "{event}");
         }
-        assert_eq!(judged(json!({}), json!({ "supportedMessageTypes": { "cloud": ["track"] } }), r#"{"type":"group"}"#), Verdict::Pass);
+        assert_eq!(
+            judged(json!({}), json!({ "supportedMessageTypes": { "cloud": ["track"] } }), r#"{"type":"group"}"#),
+            Verdict::Pass
+        );
     }
 
     #[test]
@@ -134,11 +147,23 @@ mod tests {
         let hybrid = || json!({ "connectionMode": "hybrid" });
         let filtered = Verdict::Filtered("Filtering event based on hybridModeFilter");
         assert_eq!(judged(hybrid(), definition(json!({ "messageType": ["track"] })), identify), filtered);
-        assert_eq!(judged(hybrid(), definition(json!({ "messageType": ["track"] })), r#"{"type":"track"}"#), Verdict::Pass);
-        for rule in [json!({}), json!({ "messageType": [] }), json!({ "messageType": [1] }), json!({ "messageType": "track" }), json!({ "other": 1 })] {
+        assert_eq!(
+            judged(hybrid(), definition(json!({ "messageType": ["track"] })), r#"{"type":"track"}"#),
+            Verdict::Pass
+        );
+        for rule in [
+            json!({}),
+            json!({ "messageType": [] }),
+            json!({ "messageType": [1] }),
+            json!({ "messageType": "track" }),
+            json!({ "other": 1 }),
+        ] {
             assert_eq!(judged(hybrid(), definition(rule), identify), Verdict::Pass);
         }
-        assert_eq!(judged(json!({ "connectionMode": "cloud" }), definition(json!({ "messageType": ["track"] })), identify), Verdict::Pass);
+        assert_eq!(
+            judged(json!({ "connectionMode": "cloud" }), definition(json!({ "messageType": ["track"] })), identify),
+            Verdict::Pass
+        );
         let without_types = json!({ "hybridModeCloudEventsFilter": { "web": { "messageType": ["track"] } } });
         assert_eq!(judged(hybrid(), without_types, identify), Verdict::Pass);
     }
@@ -148,7 +173,10 @@ mod tests {
         let list = |entries: Value| json!({ "listOfConversions": entries });
         let paid = r#"{"type":"track","event":"Paid"}"#;
         assert_eq!(judged(list(json!([{ "conversions": "Paid" }])), json!({}), paid), Verdict::Pass);
-        assert_eq!(judged(list(json!([{ "conversions": "paid" }])), json!({}), paid), Verdict::Filtered("Event not supported"));
+        assert_eq!(
+            judged(list(json!([{ "conversions": "paid" }])), json!({}), paid),
+            Verdict::Filtered("Event not supported")
+        );
         assert_eq!(judged(list(json!([])), json!({}), paid), Verdict::Filtered("Event not supported"));
         assert_eq!(judged(list(json!([{ "conversions": "x" }, {}])), json!({}), paid), Verdict::Pass);
         let nameless = Verdict::Failed(400, "Invalid message event. Type assertion failed");

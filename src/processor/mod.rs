@@ -66,7 +66,9 @@ pub enum ProcessorError {
     #[error(transparent)]
     Store(#[from] JobsDbError),
     /// A gateway job is not as the gateway writes it.
-    #[error("gateway job {job_id} of source \"{source_id}\" has unreadable parameters: {problem}; drop the job to go on")]
+    #[error(
+        "gateway job {job_id} of source \"{source_id}\" has unreadable parameters: {problem}; drop the job to go on"
+    )]
     Parameters {
         /// The job.
         job_id: u64,

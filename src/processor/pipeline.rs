@@ -15,6 +15,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::ProcessorError;
 use super::archive;
 use super::bots::Drop;
 use super::choose::Wishes;
@@ -26,7 +27,6 @@ use super::parameters::{self, EventFacts, Failure};
 use super::route::{Route, SourceRoutes};
 use super::timefields;
 use super::transform_at::TransformAt;
-use super::ProcessorError;
 use crate::backend_config::Snapshot;
 use crate::destination::{Message, Output, may_hold_key};
 use crate::jobsdb::{Job, NewJob, Queue};
@@ -69,7 +69,14 @@ struct Passing<'a, 'p> {
 impl<'a> Pipeline<'a> {
     /// A pipeline over one snapshot and one set of settings, at the time `now` (RFC 3339).
     pub(super) fn new(snapshot: &'a Snapshot, settings: &'a Settings, now: String) -> Pipeline<'a> {
-        Pipeline { snapshot, settings, now, sources: HashMap::new(), buffers: Buffers::default(), counts: Counts::default() }
+        Pipeline {
+            snapshot,
+            settings,
+            now,
+            sources: HashMap::new(),
+            buffers: Buffers::default(),
+            counts: Counts::default(),
+        }
     }
 
     /// Sends one gateway job through all stages.
@@ -133,8 +140,14 @@ impl<'a> Pipeline<'a> {
             let facts = EventFacts::of(&event, source_job_id);
             buffers.of_event.clear();
             parameters::of_event(&mut buffers.of_event, &facts, &parameters, received.text(), job.id);
-            let passing =
-                Passing { job, parameters: &parameters, source, event: &event, facts: &facts, received_at: received.text() };
+            let passing = Passing {
+                job,
+                parameters: &parameters,
+                source,
+                event: &event,
+                facts: &facts,
+                received_at: received.text(),
+            };
             let is_drained = !parameters.source_job_run_id.is_empty()
                 && settings.processor.drained_job_runs.iter().any(|run| *run == parameters.source_job_run_id);
             for route in source.routes.iter().filter(is_wanted) {
@@ -180,7 +193,14 @@ impl Passing<'_, '_> {
         })
     }
 
-    fn deliver(&self, route: &Route, outputs: &[Output], buffers: &mut Buffers, counts: &mut Counts, emit: &mut Emit<'_>) {
+    fn deliver(
+        &self,
+        route: &Route,
+        outputs: &[Output],
+        buffers: &mut Buffers,
+        counts: &mut Counts,
+        emit: &mut Emit<'_>,
+    ) {
         buffers.parameters.clear();
         buffers.parameters.extend_from_slice(&route.parameters);
         buffers.parameters.extend_from_slice(&buffers.of_event);
@@ -305,11 +325,14 @@ fn archive_copy(
 /// What the choice of destinations needs, and `context.sources.job_id`. The context is only scanned when it
 /// may hold one of the two.
 fn read_context(event: &Message<'_>) -> (Wishes, String) {
-    let worth_a_scan = event.get("context").is_some_and(|json| {
-        may_hold_key(json, "\"consentManagement\"") || may_hold_key(json, "\"sources\"")
-    });
+    let worth_a_scan = event
+        .get("context")
+        .is_some_and(|json| may_hold_key(json, "\"consentManagement\"") || may_hold_key(json, "\"sources\""));
     let context = if worth_a_scan { event.object("context") } else { None };
     let sources = context.as_ref().and_then(|context| context.object("sources"));
     let job_id = sources.as_ref().and_then(|sources| sources.text("job_id")).map(Cow::into_owned).unwrap_or_default();
     (Wishes::of(event, context.as_ref()), job_id)
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,8 @@ impl SourceRoutes {
         let source = Arc::clone(snapshot.source_by_id.get(source_id)?);
         let workspace_settings: Option<&Map<String, Value>> =
             snapshot.workspaces.get(&source.workspace_id).map(|workspace| &workspace.settings);
-        let routes = candidates(&source).into_iter().map(|candidate| Route::new(&source, candidate, settings)).collect();
+        let routes =
+            candidates(&source).into_iter().map(|candidate| Route::new(&source, candidate, settings)).collect();
         Some(SourceRoutes {
             routes,
             has_archive: archive::exists(&settings.archival, workspace_settings),

@@ -9,11 +9,28 @@ use super::raw::{Raw, Reader};
 pub(super) const KEYS: &[Key] = &[
     Key::new("Processor.maxLoopProcessEvents", Kind::Int, "2000", "Most jobs of one read.").hot(),
     Key::new("Processor.payloadLimit", Kind::Bytes(1), "20MiB", "Most payload bytes of one read.").hot(),
-    Key::new("Processor.pingerSleep", Kind::Duration(Unit::Second), "1s", "Longest time until a source with new events is noticed.").hot(),
-    Key::new("Processor.maxLoopSleep", Kind::Duration(Unit::Second), "10s", "Longest time between two looks at a source without new events.").hot(),
-    Key::new("Processor.transformAt", Kind::Text, "", "Where events of one destination type are transformed: processor, router, none.")
-        .also(&["Processor.<TYPE>.transformAt"])
-        .hot(),
+    Key::new(
+        "Processor.pingerSleep",
+        Kind::Duration(Unit::Second),
+        "1s",
+        "Longest time until a source with new events is noticed.",
+    )
+    .hot(),
+    Key::new(
+        "Processor.maxLoopSleep",
+        Kind::Duration(Unit::Second),
+        "10s",
+        "Longest time between two looks at a source without new events.",
+    )
+    .hot(),
+    Key::new(
+        "Processor.transformAt",
+        Kind::Text,
+        "",
+        "Where events of one destination type are transformed: processor, router, none.",
+    )
+    .also(&["Processor.<TYPE>.transformAt"])
+    .hot(),
     Key::new("BotEnrichment.enabled", Kind::Bool, "true", "Mark events of bots whose source asks for it.").hot(),
     Key::new("drain.jobRunIDs", Kind::List, "", "Reverse-ETL runs whose events are given up.").hot(),
 ];

@@ -5,7 +5,8 @@ use super::{Moment, Parts};
 /// `YYYY-MM-DDThh:mm:ss[.fraction](Z|±hh:mm)`. Allocates nothing.
 pub(super) fn parse(text: &[u8]) -> Option<Moment> {
     let (date_and_time, rest) = text.split_at_checked(19)?;
-    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b'T' | b't', h0, h1, b':', n0, n1, b':', s0, s1] = *date_and_time else {
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b'T' | b't', h0, h1, b':', n0, n1, b':', s0, s1] = *date_and_time
+    else {
         return None;
     };
     let mut parts = Parts {

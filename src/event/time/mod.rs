@@ -9,9 +9,9 @@
 mod iso;
 mod written;
 
+use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::Offset;
-use jiff::Timestamp;
 
 /// A point in time together with the offset from UTC in which it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +66,13 @@ impl Moment {
         let mut text = String::with_capacity(29);
         // Years before the common era cannot be written in RFC 3339; they become year 0.
         push_digits(&mut text, u32::from(local.year().max(0).unsigned_abs()), 4);
-        for (separator, part) in
-            [('-', local.month()), ('-', local.day()), ('T', local.hour()), (':', local.minute()), (':', local.second())]
-        {
+        for (separator, part) in [
+            ('-', local.month()),
+            ('-', local.day()),
+            ('T', local.hour()),
+            (':', local.minute()),
+            (':', local.second()),
+        ] {
             text.push(separator);
             push_digits(&mut text, u32::from(part.unsigned_abs()), 2);
         }
@@ -91,7 +95,8 @@ impl Moment {
         let date = Date::new(parts.year, parts.month, parts.day).ok()?;
         // A leap second counts as the second before it.
         let second = if parts.second == 60 { 59 } else { parts.second };
-        let local: DateTime = date.to_datetime(jiff::civil::Time::new(parts.hour, parts.minute, second, parts.nanosecond).ok()?);
+        let local: DateTime =
+            date.to_datetime(jiff::civil::Time::new(parts.hour, parts.minute, second, parts.nanosecond).ok()?);
         let offset = Offset::from_seconds(offset_seconds).ok()?;
         Some(Moment { timestamp: offset.to_timestamp(local).ok()?, offset })
     }
@@ -201,9 +206,32 @@ mod tests {
     #[test]
     fn what_is_no_date_does_not_parse() {
         let table = [
-            "", " ", "yesterday", "now", "null", "May", "May 2009 bananas", "2025-13-01", "2025-02-30", "2025-03-10T25:00:00Z",
-            "2025-03-10T10:61:00Z", "2025-03-10T10:00:00+99:00", "12", "123456", "99999999999999999999", "20241399", "10:20:30",
-            "2025-03-10T", "1.5", "-1735689600", "Mon", "Z", "+01:00", "5 PM", "2024-03-05 extra words", "1/2/3/4",
+            "",
+            " ",
+            "yesterday",
+            "now",
+            "null",
+            "May",
+            "May 2009 bananas",
+            "2025-13-01",
+            "2025-02-30",
+            "2025-03-10T25:00:00Z",
+            "2025-03-10T10:61:00Z",
+            "2025-03-10T10:00:00+99:00",
+            "12",
+            "123456",
+            "99999999999999999999",
+            "20241399",
+            "10:20:30",
+            "2025-03-10T",
+            "1.5",
+            "-1735689600",
+            "Mon",
+            "Z",
+            "+01:00",
+            "5 PM",
+            "2024-03-05 extra words",
+            "1/2/3/4",
         ];
         for input in table {
             assert_eq!(text(input), None, "{input}");

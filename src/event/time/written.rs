@@ -43,7 +43,9 @@ pub(super) fn parse(text: &str) -> Option<Moment> {
 fn is_decimal_comma(text: &str, at: usize) -> bool {
     let before = text.get(..at).unwrap_or_default();
     let after = text.get(at + 1..).unwrap_or_default();
-    before.contains(':') && before.ends_with(|c: char| c.is_ascii_digit()) && after.starts_with(|c: char| c.is_ascii_digit())
+    before.contains(':')
+        && before.ends_with(|c: char| c.is_ascii_digit())
+        && after.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// `20240305`, `20240305153000`, and epochs in seconds, milliseconds, microseconds, nanoseconds.
@@ -290,9 +292,21 @@ fn offset(text: &str) -> Option<i32> {
 
 fn month(lower: &str) -> Option<i8> {
     const MONTHS: [&str; 12] = [
-        "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
     ];
-    let is_named = |name: &&str| **name == *lower || name.get(..3) == Some(lower) || (lower == "sept" && name.starts_with("sept"));
+    let is_named =
+        |name: &&str| **name == *lower || name.get(..3) == Some(lower) || (lower == "sept" && name.starts_with("sept"));
     let at = MONTHS.iter().position(|name| is_named(&name))?;
     i8::try_from(at + 1).ok()
 }
