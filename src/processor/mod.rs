@@ -23,7 +23,7 @@ pub mod filter;
 mod handover;
 mod metadata;
 mod parameters;
-mod pipeline;
+pub mod pipeline;
 mod route;
 pub mod timefields;
 pub mod transform_at;

@@ -36,10 +36,10 @@ use crate::settings::Settings;
 const GATEWAY: &str = "GW";
 
 /// Takes the jobs that leave the processor.
-pub(super) type Emit<'e> = dyn FnMut(Queue, &NewJob<'_>) + 'e;
+pub type Emit<'e> = dyn FnMut(Queue, &NewJob<'_>) + 'e;
 
 /// One read's view of the world, and what it has counted.
-pub(super) struct Pipeline<'a> {
+pub struct Pipeline<'a> {
     snapshot: &'a Snapshot,
     settings: &'a Settings,
     /// RFC 3339, the time of this read.
@@ -68,7 +68,7 @@ struct Passing<'a, 'p> {
 
 impl<'a> Pipeline<'a> {
     /// A pipeline over one snapshot and one set of settings, at the time `now` (RFC 3339).
-    pub(super) fn new(snapshot: &'a Snapshot, settings: &'a Settings, now: String) -> Pipeline<'a> {
+    pub fn new(snapshot: &'a Snapshot, settings: &'a Settings, now: String) -> Pipeline<'a> {
         Pipeline {
             snapshot,
             settings,
@@ -83,7 +83,7 @@ impl<'a> Pipeline<'a> {
     ///
     /// # Errors
     /// [`ProcessorError::Parameters`] when the job's parameters are no JSON: the partition stops there.
-    pub(super) fn run(&mut self, job: &Job, emit: &mut Emit<'_>) -> Result<(), ProcessorError> {
+    pub fn run(&mut self, job: &Job, emit: &mut Emit<'_>) -> Result<(), ProcessorError> {
         let parameters = JobParameters::parse(&job.parameters).map_err(|error| ProcessorError::Parameters {
             job_id: job.id,
             source_id: job.partition.source_id.clone(),

@@ -39,7 +39,7 @@ struct Batch {
 
 /// What a look at the queue gave.
 enum Look {
-    Batch(Batch),
+    Batch(Box<Batch>),
     Empty,
     /// The disk guard does not let events through.
     Closed,
@@ -62,7 +62,7 @@ impl Worker {
     async fn run(&self) {
         // Asked for before the first look, so that nothing falls between look and wait.
         let waker = self.jobs().waker(Queue::Gw, &self.select);
-        let mut waiting: Option<Batch> = None;
+        let mut waiting: Option<Box<Batch>> = None;
         let mut pause = FIRST_PAUSE;
         let mut was_idle = false;
         loop {
@@ -118,8 +118,9 @@ impl Worker {
     }
 
     /// Stores a batch, part by part. What was not stored is given back.
-    async fn store(&self, batch: Option<Batch>) -> Result<(), JobsDbError> {
-        let Some(Batch { handover, counts, _slot }) = batch else { return Ok(()) };
+    async fn store(&self, batch: Option<Box<Batch>>) -> Result<(), JobsDbError> {
+        let Some(batch) = batch else { return Ok(()) };
+        let Batch { handover, counts, _slot } = *batch;
         let started = Instant::now();
         let mut parts = handover.parts.into_iter();
         while let Some(part) = parts.next() {
@@ -167,7 +168,7 @@ impl Worker {
             Err(lost) => Err(ProcessorError::Lost(lost.to_string())),
         };
         match processed {
-            Ok((handover, counts)) => Ok(Look::Batch(Batch { handover, counts, _slot: slot })),
+            Ok((handover, counts)) => Ok(Look::Batch(Box::new(Batch { handover, counts, _slot: slot }))),
             Err(error) => {
                 self.jobs().release(&leases);
                 Err(error)
