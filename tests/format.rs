@@ -1,6 +1,8 @@
 //! The format on disk: every fixture of a former format opens, a decoder written from `storage-format.md`
 //! alone agrees with the code, and a log that was torn at any byte loses nothing but its torn end.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -350,7 +350,8 @@ mod tests {
             ("PartitionRecord", encode_partition(&partition)),
             ("JournalRecord", encode_journal(&journal)),
         ] {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex: String =
+                bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).map(char::from).collect();
             assert_eq!(hex, documented(record), "{record}");
         }
     }
