@@ -77,7 +77,7 @@ impl Settings {
             gateway: GatewaySettings::read(&reader, storage.profile),
             admin: AdminSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
-            processor: ProcessorSettings::read(&reader),
+            processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),
             batch_router: BatchRouterSettings::read(&reader, raw),
             archival: ArchivalSettings::read(&reader),
