@@ -29,17 +29,19 @@ mod tests {
 
     #[test]
     fn events_are_archived_only_where_there_is_a_storage() {
-        let nowhere =
-            ArchivalSettings { local_path: None, enabled: true, ..crate::settings::Settings::defaults().archival };
+        let mut nowhere = crate::settings::Settings::defaults().archival;
+        nowhere.local_path = None;
         let dumps = |on: bool| {
             json!({ "dataRetention": { "storagePreferences": { "gatewayDumps": on } } }).as_object().cloned().unwrap()
         };
         assert!(!exists(&nowhere, None));
         assert!(!exists(&nowhere, Some(&dumps(false))));
         assert!(exists(&nowhere, Some(&dumps(true))));
-        let local = ArchivalSettings { local_path: Some("/var/lib/pintle/archive/gw".into()), ..nowhere };
+        let mut local = nowhere.clone();
+        local.local_path = Some("/var/lib/pintle/archive/gw".into());
         assert!(exists(&local, None));
-        assert!(!exists(&ArchivalSettings { enabled: false, ..local }, Some(&dumps(true))));
+        local.enabled = false;
+        assert!(!exists(&local, Some(&dumps(true))));
     }
 
     #[test]

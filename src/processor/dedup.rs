@@ -1,49 +1,75 @@
-//! Deduplication by message id (processor.md 3.7): which keys of a batch are seen for the first time.
+//! Deduplication by message id (processor.md 3.7): whether a key is seen for the first time.
 //!
-//! A key is a duplicate while it is in flight (allowed, its batch not yet committed) and until its window has
-//! passed after the commit. The stored windows belong to the store; this is the rule over them.
+//! A key is a duplicate while it is in flight (claimed, the fate of its event not yet decided) and until its
+//! window has passed after the commit. The windows belong to the store; this is the rule over them.
+//!
+//! A claim ends when it is dropped, whatever happened to the event: after a commit the store knows the key,
+//! and after a failure, a crash of the thread or a stop the event comes again and must be new.
 
 use std::collections::HashSet;
 use std::hash::Hash;
+use std::sync::Arc;
 
-/// Keys that were allowed and whose fate is not yet decided. Shared by all sources.
+use parking_lot::Mutex;
+
+/// Keys in flight, shared by all sources.
 #[derive(Debug)]
-pub struct Dedup<K> {
-    in_flight: HashSet<K>,
-}
+pub struct InFlight<K>(Mutex<HashSet<K>>);
 
-impl<K> Default for Dedup<K> {
-    fn default() -> Dedup<K> {
-        Dedup { in_flight: HashSet::new() }
+impl<K> Default for InFlight<K> {
+    fn default() -> InFlight<K> {
+        InFlight(Mutex::new(HashSet::new()))
     }
 }
 
-impl<K: Clone + Eq + Hash> Dedup<K> {
-    /// For each key of a batch, in order, whether it is new. `stored_expiry_ms` answers until when the store
-    /// remembers a committed key.
-    pub fn allowed(
-        &mut self,
-        keys: &[K],
-        now_ms: i64,
-        mut stored_expiry_ms: impl FnMut(&K) -> Option<i64>,
-    ) -> Vec<bool> {
-        keys.iter()
-            .map(|key| {
-                let is_known =
-                    self.in_flight.contains(key) || stored_expiry_ms(key).is_some_and(|expiry| expiry > now_ms);
-                !is_known && self.in_flight.insert(key.clone())
-            })
-            .collect()
+/// Keys that one holder has in flight.
+#[derive(Debug)]
+pub struct Claims<K: Eq + Hash> {
+    in_flight: Arc<InFlight<K>>,
+    keys: Vec<K>,
+}
+
+impl<K: Clone + Eq + Hash> Claims<K> {
+    /// No keys yet.
+    pub fn new(in_flight: &Arc<InFlight<K>>) -> Claims<K> {
+        Claims { in_flight: Arc::clone(in_flight), keys: Vec::new() }
     }
 
-    /// The keys are in the store now, or their batch was given back: they are no longer in flight. A duplicate
-    /// does not extend a window, so only keys that [`Dedup::allowed`] let through belong here.
-    pub fn settle<'k>(&mut self, keys: impl IntoIterator<Item = &'k K>)
-    where
-        K: 'k,
-    {
-        for key in keys {
-            self.in_flight.remove(key);
+    /// Claims a key; `false` when it is a duplicate, which changes nothing. `is_stored` answers whether the
+    /// store remembers the key.
+    ///
+    /// # Errors
+    /// Those of `is_stored`; the key is then not claimed.
+    pub fn claim<E>(&mut self, key: &K, is_stored: impl FnOnce() -> Result<bool, E>) -> Result<bool, E> {
+        let mut in_flight = self.in_flight.0.lock();
+        // In this order: a key leaves the set only after it is in the store.
+        if in_flight.contains(key) || is_stored()? {
+            return Ok(false);
+        }
+        in_flight.insert(key.clone());
+        self.keys.push(key.clone());
+        Ok(true)
+    }
+
+    /// The keys that are claimed.
+    pub fn keys(&self) -> &[K] {
+        &self.keys
+    }
+
+    /// Hands the keys over to a holder of their own.
+    pub fn split_off(&mut self) -> Claims<K> {
+        Claims { in_flight: Arc::clone(&self.in_flight), keys: std::mem::take(&mut self.keys) }
+    }
+}
+
+impl<K: Eq + Hash> Drop for Claims<K> {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let mut in_flight = self.in_flight.0.lock();
+        for key in &self.keys {
+            in_flight.remove(key);
         }
     }
 }
@@ -51,23 +77,41 @@ impl<K: Clone + Eq + Hash> Dedup<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
 
-    #[test]
-    fn the_first_of_a_batch_wins_and_keys_in_flight_are_duplicates() {
-        let mut dedup = Dedup::default();
-        assert_eq!(dedup.allowed(&["a", "b", "a"], 0, |_| None), [true, true, false]);
-        assert_eq!(dedup.allowed(&["a", "c"], 1, |_| None), [false, true]);
-        dedup.settle(&["a"]);
-        assert_eq!(dedup.allowed(&["a"], 2, |_| None), [true]);
+    fn claim(claims: &mut Claims<&'static str>, key: &'static str, is_stored: bool) -> bool {
+        claims.claim(&key, || Ok::<bool, ()>(is_stored)).unwrap()
     }
 
     #[test]
-    fn a_stored_key_is_a_duplicate_until_its_window_has_passed() {
-        let stored = HashMap::from([("a", 100)]);
-        let mut dedup = Dedup::default();
-        let lookup = |key: &&str| stored.get(key).copied();
-        assert_eq!(dedup.allowed(&["a"], 99, lookup), [false]);
-        assert_eq!(dedup.allowed(&["a"], 100, lookup), [true]);
+    fn the_first_of_two_wins_whoever_holds_it() {
+        let in_flight = Arc::new(InFlight::default());
+        let (mut one, mut two) = (Claims::new(&in_flight), Claims::new(&in_flight));
+        assert!(claim(&mut one, "a", false));
+        assert!(!claim(&mut one, "a", false));
+        assert!(!claim(&mut two, "a", false));
+        assert!(claim(&mut two, "b", false));
+        assert_eq!((one.keys(), two.keys()), (["a"].as_slice(), ["b"].as_slice()));
+    }
+
+    #[test]
+    fn a_stored_key_is_a_duplicate_and_a_failed_look_up_claims_nothing() {
+        let in_flight = Arc::new(InFlight::default());
+        let mut claims = Claims::new(&in_flight);
+        assert!(!claim(&mut claims, "a", true));
+        assert_eq!(claims.claim(&"b", || Err("no store")), Err("no store"));
+        assert!(claim(&mut claims, "b", false));
+    }
+
+    #[test]
+    fn a_dropped_claim_makes_the_key_new_again() {
+        let in_flight = Arc::new(InFlight::default());
+        let mut reader = Claims::new(&in_flight);
+        assert!(claim(&mut reader, "a", false));
+        let batch = reader.split_off();
+        drop(reader);
+        let mut again = Claims::new(&in_flight);
+        assert!(!claim(&mut again, "a", false));
+        drop(batch);
+        assert!(claim(&mut again, "a", false));
     }
 }

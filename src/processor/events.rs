@@ -23,6 +23,7 @@ pub(super) struct Counts {
     pub(super) to_router: u64,
     pub(super) to_batch_router: u64,
     pub(super) dead: u64,
+    pub(super) duplicates: u64,
     payload_bytes: u64,
     oldest_received_ms: Option<i64>,
     filtered: HashMap<&'static str, u64>,
@@ -95,6 +96,7 @@ impl Counts {
             .increment(self.to_batch_router);
         counter!("processor_archived_events", "partition" => partition()).increment(self.archived);
         counter!("processor_unreadable_jobs", "partition" => partition()).increment(self.unreadable);
+        counter!("processor_write_key_duplicate_events", "source" => partition()).increment(self.duplicates);
         counter!("processor_unknown_source_events").increment(self.unknown_source);
         for (stage, events) in self.filtered {
             counter!("proc_filtered_counts", "partition" => partition(), "stage" => stage).increment(events);

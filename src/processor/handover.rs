@@ -5,6 +5,7 @@
 //! `Storage.maxTxBytes`, between gateway jobs where that is possible. The outputs of one gateway job larger
 //! than that go ahead of its end, so that a crash in between repeats them and loses nothing.
 
+use super::dedup::Claims;
 use crate::jobsdb::{Durability, EncodedJob, Lease, Outcome, Queue, Tx};
 
 /// Transactions in the order in which they must be committed.
@@ -14,17 +15,30 @@ pub(super) struct Handover {
     limit: u64,
 }
 
+/// Message ids of one gateway job, to be remembered until a time in milliseconds since the epoch.
+pub(super) struct MessageIds {
+    pub(super) claims: Claims<u128>,
+    pub(super) expiry_ms: i64,
+}
+
 /// One transaction and the leases that it ends.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub(super) tx: Tx,
+    tx: Tx,
     pub(super) leases: Vec<Lease>,
+    /// Message ids that end with this transaction: dropped when its fate is known.
+    claims: Vec<Claims<u128>>,
     bytes: u64,
 }
 
 impl Part {
     fn new() -> Part {
-        Part { tx: Tx::new(Durability::Lazy), leases: Vec::new(), bytes: 0 }
+        Part { tx: Tx::new(Durability::Lazy), leases: Vec::new(), claims: Vec::new(), bytes: 0 }
+    }
+
+    /// The transaction, for the commit; what it ends stays here until the verdict.
+    pub(super) fn take_tx(&mut self) -> Tx {
+        std::mem::replace(&mut self.tx, Tx::new(Durability::Lazy))
     }
 }
 
@@ -35,7 +49,7 @@ impl Handover {
     }
 
     /// Adds a gateway job: what it became, and its end. Returns the bytes added.
-    pub(super) fn add(&mut self, lease: Lease, outputs: &mut Vec<(Queue, EncodedJob)>) -> u64 {
+    pub(super) fn add(&mut self, lease: Lease, outputs: &mut Vec<(Queue, EncodedJob)>, ids: Option<MessageIds>) -> u64 {
         let bytes: u64 = outputs.iter().map(|(_, job)| job.stored_bytes() as u64).sum();
         if self.last().bytes > 0 && self.last().bytes + bytes > self.limit {
             self.parts.push(Part::new());
@@ -53,6 +67,12 @@ impl Handover {
         let part = self.last();
         part.tx.finish(lease, Outcome::Succeeded);
         part.leases.push(lease);
+        if let Some(MessageIds { claims, expiry_ms }) = ids {
+            for key in claims.keys() {
+                part.tx.dedup_put(*key, expiry_ms);
+            }
+            part.claims.push(claims);
+        }
         bytes
     }
 

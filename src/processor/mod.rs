@@ -7,8 +7,9 @@
 //! one user reach one destination's queue in the order of arrival; a read whose batch cannot be stored is
 //! repeated, never dropped; a failing source holds up no other. A read uses one snapshot of the workspace.
 //!
-//! The stages, in order: [`explode`], [`bots`], [`archive`], [`choose`] with [`consent`], [`timefields`],
-//! [`filter`], then the destination transformation (`destination`). [`dedup`] holds the rule for duplicates.
+//! The stages, in order: [`explode`], [`bots`], [`duplicates`] with the rule of [`dedup`], [`archive`], [`choose`]
+//! with [`consent`], [`timefields`], [`filter`], then the destination transformation (`destination`).
+//! [`pipeline`] calls them, [`handover`] gathers what comes out, [`worker`] reads and stores.
 //! Stored numbers are integers where they are integral: the gateway writes them so (processor.md 19.1), and
 //! slices keep them.
 
@@ -17,6 +18,7 @@ pub mod bots;
 pub mod choose;
 pub mod consent;
 pub mod dedup;
+pub mod duplicates;
 mod events;
 pub mod explode;
 pub mod filter;
@@ -98,7 +100,7 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), ProcessorErr
     let appeared = deps.jobs.partition_appeared(Queue::Gw);
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     // One more than there are cores, so that a read can wait for the store while others use the processor.
-    let shared = Arc::new(Shared { deps, slots: Arc::new(Semaphore::new(cores + 1)) });
+    let shared = Arc::new(Shared { deps, slots: Arc::new(Semaphore::new(cores + 1)), in_flight: Arc::default() });
     let mut workers = Workers::default();
     loop {
         workers.start_missing(&shared, &stop);
@@ -148,3 +150,6 @@ impl Workers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 //! What is the same for every event of a connection is written once per read; what an event adds is written
 //! once per event and shared by its destinations.
 
+use std::borrow::Cow;
+
 use super::explode::JobParameters;
 use crate::backend_config::{Destination, Source};
 use crate::destination::{Message, push_json_string};
@@ -23,19 +25,20 @@ pub(super) struct EventFacts {
 
 impl EventFacts {
     pub(super) fn of(event: &Message<'_>, source_job_id: String) -> EventFacts {
-        let text = |key: &str| event.text(key).map(std::borrow::Cow::into_owned).unwrap_or_default();
-        let message_id = match event.text("messageId") {
-            Some(text) => text.into_owned(),
-            None => event.get_present("messageId").unwrap_or_default().to_owned(),
-        };
+        let text = |key: &str| event.text(key).map(Cow::into_owned).unwrap_or_default();
         EventFacts {
-            message_id,
+            message_id: message_id(event).into_owned(),
             event_name: text("event"),
             event_type: text("type"),
             source_job_id,
             record_id: event.get("recordId").unwrap_or("null").to_owned(),
         }
     }
+}
+
+/// The event's message id: a string as it is, another value as JSON, nothing as "".
+pub(super) fn message_id<'m>(event: &'m Message<'_>) -> Cow<'m, str> {
+    event.text("messageId").unwrap_or_else(|| Cow::Borrowed(event.get_present("messageId").unwrap_or_default()))
 }
 
 /// The members that every job of a connection has: the beginning of an object.

@@ -1,10 +1,11 @@
 //! The way of one read: gateway jobs in, jobs for the next queues out, stage by stage in the order of
 //! processor.md 2.1.
 //!
-//! Pure: no I/O, no clock. A job that goes out is handed to `emit`, which stores it.
+//! No clock, and no I/O but the look-up of known message ids where deduplication is on. A job that goes out
+//! is handed to `emit`, which stores it.
 //!
-//! Stages per event: enrich (bots), drop (bots, blocked events), archive copy, destinations that it may go
-//! to, time fields; then per destination: event filter, destination transformation. User transformations and
+//! Stages per event: enrich (bots), drop (bots, blocked events, duplicates), archive copy, destinations that
+//! it may go to, time fields; then per destination: event filter, destination transformation. User transformations and
 //! tracking plans have their places between the time fields and the event filter.
 //!
 //! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
@@ -19,11 +20,12 @@ use super::ProcessorError;
 use super::archive;
 use super::bots::Drop;
 use super::choose::Wishes;
+use super::duplicates::Duplicates;
 use super::events::Counts;
 use super::explode::{JobParameters, Stored, explode};
 use super::filter::Verdict;
 use super::metadata;
-use super::parameters::{self, EventFacts, Failure};
+use super::parameters::{self, EventFacts, Failure, message_id};
 use super::route::{Route, SourceRoutes};
 use super::timefields;
 use super::transform_at::TransformAt;
@@ -45,6 +47,8 @@ pub struct Pipeline<'a> {
     /// RFC 3339, the time of this read.
     now: String,
     sources: HashMap<String, Option<SourceRoutes>>,
+    /// Present where deduplication is on.
+    pub(super) duplicates: Option<Duplicates<'a>>,
     buffers: Buffers,
     pub(super) counts: Counts,
 }
@@ -67,13 +71,20 @@ struct Passing<'a, 'p> {
 }
 
 impl<'a> Pipeline<'a> {
-    /// A pipeline over one snapshot and one set of settings, at the time `now` (RFC 3339).
-    pub fn new(snapshot: &'a Snapshot, settings: &'a Settings, now: String) -> Pipeline<'a> {
+    /// A pipeline over one snapshot and one set of settings, at the time `now` (RFC 3339). Without
+    /// `duplicates` every event is new.
+    pub fn new(
+        snapshot: &'a Snapshot,
+        settings: &'a Settings,
+        now: String,
+        duplicates: Option<Duplicates<'a>>,
+    ) -> Pipeline<'a> {
         Pipeline {
             snapshot,
             settings,
             now,
             sources: HashMap::new(),
+            duplicates,
             buffers: Buffers::default(),
             counts: Counts::default(),
         }
@@ -83,6 +94,7 @@ impl<'a> Pipeline<'a> {
     ///
     /// # Errors
     /// [`ProcessorError::Parameters`] when the job's parameters are no JSON: the partition stops there.
+    /// [`ProcessorError::Store`] when known message ids cannot be looked up.
     pub fn run(&mut self, job: &Job, emit: &mut Emit<'_>) -> Result<(), ProcessorError> {
         let parameters = JobParameters::parse(&job.parameters).map_err(|error| ProcessorError::Parameters {
             job_id: job.id,
@@ -98,7 +110,7 @@ impl<'a> Pipeline<'a> {
             }
         };
         self.counts.received(received.as_ms());
-        let Pipeline { snapshot, settings, now, sources, buffers, counts } = self;
+        let Pipeline { snapshot, settings, now, sources, duplicates, buffers, counts } = self;
         let source = match sources.get(&*parameters.source_id) {
             Some(known) => known,
             None => sources
@@ -122,6 +134,12 @@ impl<'a> Pipeline<'a> {
                     continue;
                 }
                 None => {}
+            }
+            if let Some(duplicates) = duplicates
+                && duplicates.is_duplicate(&message_id(&event), &parameters.source_job_run_id)?
+            {
+                counts.duplicates += 1;
+                continue;
             }
             if source.has_archive && archive::takes(&source.source, &parameters.source_job_run_id) {
                 archive_copy(job, &event, &parameters, &mut buffers.copy, emit);

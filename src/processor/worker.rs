@@ -8,16 +8,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::dedup::InFlight;
+use super::duplicates::Duplicates;
 use super::events::{self, Counts};
-use super::handover::Handover;
+use super::handover::{Handover, MessageIds};
 use super::pipeline::Pipeline;
 use super::{Deps, ProcessorError};
 use crate::backend_config::Snapshot;
 use crate::event::time::Moment;
-use crate::jobsdb::{EncodedJob, Gate, Job, JobsDb, JobsDbError, Lease, Limits, NewJob, Page, Queue, Select};
+use crate::jobsdb::{EncodedJob, Gate, JobsDb, JobsDbError, Lease, Limits, NewJob, Page, Queue, Select};
 use crate::settings::Settings;
 
 /// First pause after a failure; it doubles up to `Processor.maxLoopSleep`.
@@ -28,6 +31,8 @@ pub(super) struct Shared {
     pub(super) deps: Deps,
     /// How many reads may be in memory at once.
     pub(super) slots: Arc<Semaphore>,
+    /// Message ids of events on their way.
+    pub(super) in_flight: Arc<InFlight<u128>>,
 }
 
 /// A processed read that waits to be stored.
@@ -123,10 +128,12 @@ impl Worker {
         let Batch { handover, counts, _slot } = *batch;
         let started = Instant::now();
         let mut parts = handover.parts.into_iter();
-        while let Some(part) = parts.next() {
-            if let Err(error) = self.jobs().commit(part.tx).await {
-                let behind = parts.flat_map(|part| part.leases);
-                let leases: Vec<Lease> = part.leases.into_iter().chain(behind).collect();
+        while let Some(mut part) = parts.next() {
+            let tx = part.take_tx();
+            // Without a time limit of its own: the verdict comes from the writer, and until it is there the
+            // events may be stored.
+            if let Err(error) = self.jobs().commit(tx).await {
+                let leases: Vec<Lease> = std::iter::once(part).chain(parts).flat_map(|part| part.leases).collect();
                 self.jobs().release(&leases);
                 return Err(error);
             }
@@ -160,10 +167,14 @@ impl Worker {
             return Ok(Look::Empty);
         }
         let leases: Vec<Lease> = page.jobs.iter().map(|job| job.lease).collect();
-        let jobs = self.jobs().clone();
-        let now = Moment::utc(self.shared.deps.clock.now()).to_text();
-        let processing = tokio::task::spawn_blocking(move || process(&jobs, page, &snapshot, &settings, now));
-        let processed = match processing.await {
+        let work = Processing {
+            jobs: self.jobs().clone(),
+            in_flight: Arc::clone(&self.shared.in_flight),
+            snapshot,
+            settings,
+            now: self.shared.deps.clock.now(),
+        };
+        let processed = match tokio::task::spawn_blocking(move || work.process(&page)).await {
             Ok(processed) => processed,
             Err(lost) => Err(ProcessorError::Lost(lost.to_string())),
         };
@@ -202,22 +213,34 @@ impl Worker {
     }
 }
 
-/// Sends a page through the pipeline and gathers what comes out. Runs on a thread that may block.
-fn process(
-    jobs: &JobsDb,
-    page: Page,
-    snapshot: &Snapshot,
-    settings: &Settings,
-    now: String,
-) -> Result<(Handover, Counts), ProcessorError> {
-    let mut pipeline = Pipeline::new(snapshot, settings, now);
-    let mut handover = Handover::new(settings.storage.max_tx_bytes);
-    let mut outputs: Vec<(Queue, EncodedJob)> = Vec::new();
-    let read: &[Job] = &page.jobs;
-    for job in read {
-        pipeline.run(job, &mut |queue: Queue, new: &NewJob<'_>| outputs.push((queue, jobs.encode(queue, new))))?;
-        let bytes = handover.add(job.lease, &mut outputs);
-        pipeline.counts.stored_bytes(bytes);
+/// What the thread that processes a page works with.
+struct Processing {
+    jobs: JobsDb,
+    in_flight: Arc<InFlight<u128>>,
+    snapshot: Arc<Snapshot>,
+    settings: Arc<Settings>,
+    now: Timestamp,
+}
+
+impl Processing {
+    /// Sends a page through the pipeline and gathers what comes out. Runs on a thread that may block.
+    fn process(&self, page: &Page) -> Result<(Handover, Counts), ProcessorError> {
+        let dedup = &self.settings.processor.dedup;
+        let duplicates = dedup.enabled.then(|| Duplicates::new(&self.jobs, &self.in_flight, dedup.window));
+        let window_ms = i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
+        let expiry_ms = self.now.as_millisecond().saturating_add(window_ms);
+
+        let now = Moment::utc(self.now).to_text();
+        let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates);
+        let mut handover = Handover::new(self.settings.storage.max_tx_bytes);
+        let mut outputs: Vec<(Queue, EncodedJob)> = Vec::new();
+        for job in &page.jobs {
+            let mut encode = |queue: Queue, new: &NewJob<'_>| outputs.push((queue, self.jobs.encode(queue, new)));
+            pipeline.run(job, &mut encode)?;
+            let ids = pipeline.duplicates.as_mut().map(|found| MessageIds { claims: found.take_claims(), expiry_ms });
+            let bytes = handover.add(job.lease, &mut outputs, ids);
+            pipeline.counts.stored_bytes(bytes);
+        }
+        Ok((handover, pipeline.counts))
     }
-    Ok((handover, pipeline.counts))
 }

@@ -32,6 +32,10 @@ pub(super) const KEYS: &[Key] = &[
     .also(&["Processor.<TYPE>.transformAt"])
     .hot(),
     Key::new("BotEnrichment.enabled", Kind::Bool, "true", "Mark events of bots whose source asks for it.").hot(),
+    Key::new("Dedup.enableDedup", Kind::Bool, "false", "Drop events whose message id was seen before.").hot(),
+    Key::new("Dedup.dedupWindow", Kind::Duration(Unit::Second), "3600s", "How long a message id is remembered.")
+        .also(&["Dedup.dedupWindowInS"])
+        .hot(),
     Key::new("drain.jobRunIDs", Kind::List, "", "Reverse-ETL runs whose events are given up.").hot(),
 ];
 
@@ -48,9 +52,20 @@ pub struct ProcessorSettings {
     pub max_loop_sleep: Duration,
     /// Whether events of bots are marked where their source asks for it.
     pub bot_enrichment: bool,
+    /// Deduplication by message id.
+    pub dedup: DedupSettings,
     /// Reverse-ETL runs whose events are given up.
     pub drained_job_runs: Vec<String>,
     raw: Arc<Raw>,
+}
+
+/// Settings of the deduplication.
+#[derive(Clone, Copy, Debug)]
+pub struct DedupSettings {
+    /// Whether events whose message id was seen before are dropped.
+    pub enabled: bool,
+    /// How long a message id is remembered.
+    pub window: Duration,
 }
 
 impl ProcessorSettings {
@@ -61,6 +76,7 @@ impl ProcessorSettings {
             pinger_sleep: r.duration("Processor.pingerSleep").max(Duration::from_millis(10)),
             max_loop_sleep: r.duration("Processor.maxLoopSleep").max(Duration::from_secs(1)),
             bot_enrichment: r.flag("BotEnrichment.enabled"),
+            dedup: DedupSettings { enabled: r.flag("Dedup.enableDedup"), window: r.duration("Dedup.dedupWindow") },
             drained_job_runs: r.list("drain.jobRunIDs"),
             raw: Arc::clone(raw),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pintle::backend_config::{Destination, DestinationDefinition, Source, SourceDefinition};
 use pintle::destination::Message;
 use pintle::processor::choose::{Wishes, candidates};
-use pintle::processor::dedup::Dedup;
+use pintle::processor::dedup::{Claims, InFlight};
 use pintle::processor::explode::JobParameters;
 use pintle::processor::filter::{EventFilter, Verdict};
 use pintle::processor::timefields::{self, Received};
@@ -127,21 +127,36 @@ fn event_filter(config: &Value, input: &Value) -> Value {
 fn dedup(config: &Value, input: &Value) -> Value {
     let window_ms = config["windowSeconds"].as_i64().unwrap_or_default() * 1000;
     let mut stored: HashMap<String, i64> = HashMap::new();
-    let mut dedup: Dedup<String> = Dedup::default();
+    let in_flight: Arc<InFlight<String>> = Arc::default();
+    let mut held: HashMap<String, Claims<String>> = HashMap::new();
     let mut results = Vec::new();
     for step in input["steps"].as_array().into_iter().flatten() {
         let now_ms = (step["at"].as_f64().unwrap_or_default() * 1000.0) as i64;
         let keys: Vec<String> =
             step["keys"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
         results.push(match step["op"].as_str() {
-            Some("allowed") => Value::from(dedup.allowed(&keys, now_ms, |key| stored.get(key).copied())),
+            Some("allowed") => {
+                let mut verdicts = Vec::new();
+                for key in keys {
+                    let is_stored = stored.get(&key).is_some_and(|expiry| *expiry > now_ms);
+                    let mut claims = Claims::new(&in_flight);
+                    let is_new = claims.claim(&key, || Ok::<bool, ()>(is_stored)).expect("never fails");
+                    if is_new {
+                        held.insert(key, claims);
+                    }
+                    verdicts.push(is_new);
+                }
+                Value::from(verdicts)
+            }
             Some("commit") => {
-                stored.extend(keys.iter().map(|key| (key.clone(), now_ms + window_ms)));
-                dedup.settle(&keys);
+                for key in keys {
+                    held.remove(&key);
+                    stored.insert(key, now_ms + window_ms);
+                }
                 Value::Null
             }
             _ => {
-                dedup = Dedup::default();
+                held.clear();
                 Value::Null
             }
         });

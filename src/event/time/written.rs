@@ -307,7 +307,7 @@ fn month(lower: &str) -> Option<i8> {
     ];
     let is_named =
         |name: &&str| **name == *lower || name.get(..3) == Some(lower) || (lower == "sept" && name.starts_with("sept"));
-    let at = MONTHS.iter().position(|name| is_named(name))?;
+    let at = MONTHS.iter().position(is_named)?;
     i8::try_from(at + 1).ok()
 }
 

@@ -94,7 +94,7 @@ fn signup() -> Value {
 }
 
 fn sent_with(settings: &Settings, snapshot: &Snapshot, job: &Job) -> (Vec<Sent>, Counts) {
-    let mut pipeline = Pipeline::new(snapshot, settings, NOW.to_owned());
+    let mut pipeline = Pipeline::new(snapshot, settings, NOW.to_owned(), None);
     let mut sent = Vec::new();
     pipeline
         .run(job, &mut |queue, new: &NewJob<'_>| {
@@ -315,6 +315,6 @@ fn unreadable_parameters_stop_the_partition() {
     let settings = Settings::defaults();
     let mut broken = job(&signup(), json!({}));
     broken.parameters = Bytes::from_static(b"{");
-    let result = Pipeline::new(&snapshot, &settings, NOW.to_owned()).run(&broken, &mut |_, _| {});
+    let result = Pipeline::new(&snapshot, &settings, NOW.to_owned(), None).run(&broken, &mut |_, _| {});
     assert!(matches!(result, Err(ProcessorError::Parameters { job_id: 41, .. })));
 }
