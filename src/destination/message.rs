@@ -7,6 +7,7 @@
 //! Allocations per message: one for the list of members, one for each changed value.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -18,6 +19,9 @@ const DEEPEST_TREE: usize = 1_400;
 
 /// Members that most events fit in.
 const USUAL_MEMBERS: usize = 24;
+
+/// Members from which on duplicate keys are found by hash.
+const LARGE: usize = 64;
 
 /// The text is no JSON object, or holds a value that cannot be made into a tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,12 +150,27 @@ impl<'de: 't, 't> Deserialize<'de> for Message<'t> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message<'de>, A::Error> {
                 let mut members: Vec<Member<'de>> = Vec::with_capacity(USUAL_MEMBERS);
+                // Places by key, kept only for objects so large that looking through them would be felt.
+                let mut places: HashMap<Cow<'de, str>, usize> = HashMap::new();
                 while let Some(Key(key)) = map.next_key()? {
                     let value: &'de RawValue = map.next_value()?;
                     let value = Cow::Borrowed(value.get());
-                    match members.iter_mut().find(|member| member.key == key) {
+                    if members.len() == LARGE {
+                        places = members.iter().enumerate().map(|(at, member)| (member.key.clone(), at)).collect();
+                    }
+                    let known = if members.len() < LARGE {
+                        members.iter_mut().find(|member| member.key == key)
+                    } else {
+                        places.get(&key).and_then(|at| members.get_mut(*at))
+                    };
+                    match known {
                         Some(member) => member.value = value,
-                        None => members.push(Member { key, value }),
+                        None => {
+                            if members.len() >= LARGE {
+                                places.insert(key.clone(), members.len());
+                            }
+                            members.push(Member { key, value });
+                        }
                     }
                 }
                 Ok(Message { members })
@@ -301,6 +320,22 @@ mod tests {
     #[test]
     fn of_two_members_with_one_key_the_last_counts() {
         assert_eq!(message(r#"{"a":1,"b":2,"a":3}"#).to_json(), r#"{"a":3,"b":2}"#);
+    }
+
+    #[test]
+    fn duplicate_keys_are_found_in_large_objects_too() {
+        let mut members: Vec<String> = (0..1_000).map(|n| format!("\"k{n}\":{n}")).collect();
+        members.extend((0..1_000).map(|n| format!("\"k{n}\":\"{n}\"")));
+        let text = format!("{{{}}}", members.join(","));
+        let event = message(&text);
+        assert_eq!(event.members().count(), 1_000);
+        assert!(event.members().all(|(key, json)| json == format!("\"{}\"", &key[1..])));
+    }
+
+    #[test]
+    fn an_object_of_very_many_members_is_read_in_proportion() {
+        let members: Vec<String> = (0..300_000).map(|n| format!("\"{n}\":1")).collect();
+        assert_eq!(message(&format!("{{{}}}", members.join(","))).members().count(), 300_000);
     }
 
     #[test]

@@ -91,6 +91,7 @@ impl Plan {
 
     /// The transformation of this type with the destination's configuration.
     pub fn of_type(type_name: &str, destination: &Arc<Destination>) -> Plan {
+        let destination = &without_filtered_config(destination);
         if destination.has_dynamic_config && is_native(type_name) && !IDENTITY.contains(&type_name) {
             Plan(Way::PerEvent(Arc::clone(destination), type_name.to_owned()))
         } else {
@@ -126,6 +127,15 @@ impl Plan {
         };
         Ok(vec![Output { payload }])
     }
+}
+
+/// The destination without the config keys that its definition keeps from transformations (processor.md 6.1).
+fn without_filtered_config(destination: &Arc<Destination>) -> Arc<Destination> {
+    let listed = destination.definition.config.get("configFilters").and_then(Value::as_array);
+    let Some(keys) = listed.filter(|keys| !keys.is_empty()) else { return Arc::clone(destination) };
+    let mut filtered = Destination::clone(destination);
+    filtered.config.retain(|key, _| !keys.iter().any(|hidden| hidden == key.as_str()));
+    Arc::new(filtered)
 }
 
 /// Records of reverse-ETL sources carry their own time (destinations.md 5.10).
@@ -199,6 +209,16 @@ mod tests {
         let refusal = outputs(&destination("GA4", json!({})), "{}").unwrap_err();
         assert_eq!((refusal.status(), refusal.to_string().as_str()), (404, "transformer for GA4 not available"));
         assert!(!is_native("GA4") && !is_batch("GA4"));
+    }
+
+    #[test]
+    fn config_keys_that_the_definition_hides_are_not_there() {
+        let mut webhook = Destination::clone(&destination(
+            "WEBHOOK",
+            json!({ "webhookUrl": "https://a.example", "webhookMethod": "PUT" }),
+        ));
+        webhook.definition.config.insert("configFilters".to_owned(), json!(["webhookMethod"]));
+        assert_eq!(outputs(&Arc::new(webhook), "{}").unwrap()[0]["method"], "POST");
     }
 
     #[test]

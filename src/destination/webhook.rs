@@ -86,7 +86,7 @@ impl Webhook {
         self.write_headers(&mut out, message, sends_body);
         out.extend_from_slice(br#","params":"#);
         if matches!(self.method.as_str(), "GET" | "DELETE") {
-            out.extend_from_slice(Value::Object(params(message)).to_string().as_bytes());
+            out.extend_from_slice(Value::Object(params(message)?).to_string().as_bytes());
         } else {
             out.extend_from_slice(b"{}");
         }
@@ -105,9 +105,8 @@ impl Webhook {
 
     fn write_headers(&self, out: &mut Vec<u8>, message: &Message<'_>, sends_body: bool) {
         let own_type = self.headers.iter().any(|(name, _)| name == "content-type");
-        let by_event = message.object("header");
-        let replaced =
-            |name: &str| by_event.as_ref().is_some_and(|header| self.header_of_event(header, name).is_some());
+        let by_event = message.object("header").unwrap_or_default();
+        let replaced = |name: &str| by_event.get(name).is_some_and(|json| self.header_value(json).is_some());
         let mut first = true;
         let mut push = |name: &str, value: &str| {
             out.push(if first { b'{' } else { b',' });
@@ -122,8 +121,8 @@ impl Webhook {
         for (name, value) in self.headers.iter().filter(|(name, _)| !replaced(name)) {
             push(name, value);
         }
-        for (name, _) in by_event.as_ref().into_iter().flat_map(Message::members) {
-            if let Some(value) = by_event.as_ref().and_then(|header| self.header_of_event(header, name)) {
+        for (name, json) in by_event.members() {
+            if let Some(value) = self.header_value(json) {
                 push(name, &value);
             }
         }
@@ -134,8 +133,7 @@ impl Webhook {
     }
 
     /// A header that the event sets: strings as they are, other values as JSON, or dropped in the plain variant.
-    fn header_of_event<'m>(&self, header: &'m Message<'_>, name: &str) -> Option<Cow<'m, str>> {
-        let json = header.get(name)?;
+    fn header_value<'j>(&self, json: &'j str) -> Option<Cow<'j, str>> {
         if self.plain { text_of(json) } else { Some(text_or_json(json)) }
     }
 }
@@ -182,7 +180,7 @@ fn context_with_ip(message: &Message<'_>) -> Option<String> {
 }
 
 /// Query parameters of requests without a body.
-fn params(message: &Message<'_>) -> Map<String, Value> {
+fn params(message: &Message<'_>) -> Result<Map<String, Value>, Refusal> {
     let context = message.object("context");
     let source = if message.text("type").as_deref() == Some("identify") {
         let in_context = context.as_ref().and_then(|context| context.get("traits"));
@@ -192,7 +190,7 @@ fn params(message: &Message<'_>) -> Map<String, Value> {
     };
     match source.map(tree_of) {
         Some(Ok(Value::Object(object))) => flatten(object),
-        _ => Map::new(),
+        _ => Ok(Map::new()),
     }
 }
 

@@ -4,15 +4,34 @@
 //! read is counted once.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
+use parking_lot::Mutex;
 
 use super::ProcessorError;
 use crate::jobsdb::{JobsDbError, Queue};
 
-/// Texts of one kind that are logged per read; the rest is only counted.
+/// Texts that are logged at once; the rest is only counted.
 const LOGGED_PER_READ: usize = 3;
+
+/// Time between two logs of one source.
+const LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// When a source was last logged about.
+#[derive(Debug, Default)]
+pub(super) struct LogGate(Mutex<Option<Instant>>);
+
+impl LogGate {
+    fn opens(&self) -> bool {
+        let mut last = self.0.lock();
+        let opens = last.is_none_or(|at| at.elapsed() >= LOG_PAUSE);
+        if opens {
+            *last = Some(Instant::now());
+        }
+        opens
+    }
+}
 
 /// Figures of one read.
 #[derive(Debug, Default)]
@@ -84,7 +103,7 @@ impl Counts {
     }
 
     /// Publishes the figures of a read whose batch is stored.
-    pub(super) fn publish(self, source_id: &str, now_ms: i64) {
+    pub(super) fn publish(self, source_id: &str, now_ms: i64, gate: &LogGate) {
         let partition = || source_id.to_owned();
         counter!("processor_num_requests", "partition" => partition()).increment(self.jobs);
         counter!("processor_num_events", "partition" => partition()).increment(self.events);
@@ -110,8 +129,10 @@ impl Counts {
             gauge!("pipeline_delay_max_seconds", "partition" => partition(), "module" => "processor")
                 .set(delay_ms as f64 / 1000.0);
         }
-        for note in self.notes {
-            tracing::warn!(source_id, "{note}");
+        if !self.notes.is_empty() && gate.opens() {
+            for note in self.notes {
+                tracing::warn!(source_id, "{note}");
+            }
         }
     }
 }

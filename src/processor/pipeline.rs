@@ -13,6 +13,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 
 use uuid::Uuid;
 
@@ -169,7 +170,7 @@ impl<'a> Pipeline<'a> {
             let is_drained = !parameters.source_job_run_id.is_empty()
                 && settings.processor.drained_job_runs.iter().any(|run| *run == parameters.source_job_run_id);
             for route in source.routes.iter().filter(is_wanted) {
-                match passing.outputs(route, is_drained) {
+                match isolated(|| passing.outputs(route, is_drained)) {
                     Ok(Some(outputs)) => passing.deliver(route, &outputs, buffers, counts, emit),
                     Ok(None) => counts.filtered("event_filter"),
                     Err(failed) => passing.dead_letter(route, &failed, now, buffers, counts, emit),
@@ -181,6 +182,7 @@ impl<'a> Pipeline<'a> {
 }
 
 /// What went wrong for one destination.
+#[derive(Debug)]
 struct Failed {
     stage: &'static str,
     status: u16,
@@ -287,6 +289,14 @@ impl Passing<'_, '_> {
             },
         );
     }
+}
+
+/// Runs what comes of one event for one destination; a panic there is a failure of this event alone
+/// (security.md 8.9).
+fn isolated<T>(work: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| {
+        Err(Failed { stage: "dest_transformer", status: 500, error: Cow::Borrowed("internal error") })
+    })
 }
 
 /// What is added to and taken from an event before anything else.

@@ -51,12 +51,14 @@ impl Moment {
         self.timestamp.as_millisecond()
     }
 
-    /// This moment moved back by `later - earlier`, in its own zone; unmoved when the result is beyond the calendar.
+    /// This moment moved back by `later - earlier`, in its own zone; unmoved when the result cannot be written
+    /// (years 0 to 9999).
     pub fn minus_span(&self, later: &Moment, earlier: &Moment) -> Moment {
         let span = later.timestamp.duration_since(earlier.timestamp);
-        match span.checked_neg().and_then(|back| self.timestamp.checked_add(back).ok()) {
-            Some(timestamp) => Moment { timestamp, offset: self.offset },
-            None => *self,
+        let moved = span.checked_neg().and_then(|back| self.timestamp.checked_add(back).ok());
+        match moved.map(|timestamp| Moment { timestamp, offset: self.offset }) {
+            Some(moved) if (0..=9_999).contains(&moved.offset.to_datetime(moved.timestamp).year()) => moved,
+            _ => *self,
         }
     }
 
@@ -255,6 +257,8 @@ mod tests {
         assert_eq!(result.to_text(), "2025-03-10T11:59:09.999+01:00");
         let first = Moment::utc(Timestamp::MIN);
         assert_eq!(first.minus_span(&Moment::utc(Timestamp::MAX), &first), first);
+        let [last, sent] = [at("9999-01-01T00:00:00Z"), at("2025-01-01T00:00:00Z")];
+        assert_eq!(sent.minus_span(&last, &sent), sent);
     }
 
     #[test]

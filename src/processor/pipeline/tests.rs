@@ -318,3 +318,10 @@ fn unreadable_parameters_stop_the_partition() {
     let result = Pipeline::new(&snapshot, &settings, NOW.to_owned(), None).run(&broken, &mut |_, _| {});
     assert!(matches!(result, Err(ProcessorError::Parameters { job_id: 41, .. })));
 }
+
+#[test]
+fn a_panic_fails_one_event_for_one_destination() {
+    let failed = isolated::<()>(|| panic!("a bug")).unwrap_err();
+    assert_eq!((failed.stage, failed.status, &*failed.error), ("dest_transformer", 500, "internal error"));
+    assert_eq!(isolated(|| Ok(1)).unwrap(), 1);
+}
