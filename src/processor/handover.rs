@@ -11,7 +11,8 @@ use crate::jobsdb::{Durability, EncodedJob, Lease, Outcome, Queue, Tx};
 /// Transactions in the order in which they must be committed.
 #[derive(Debug)]
 pub(super) struct Handover {
-    pub(super) parts: Vec<Part>,
+    full: Vec<Part>,
+    open: Part,
     limit: u64,
 }
 
@@ -45,49 +46,44 @@ impl Part {
 impl Handover {
     /// An empty hand-over whose transactions may have this many bytes.
     pub(super) fn new(max_tx_bytes: u64) -> Handover {
-        Handover { parts: vec![Part::new()], limit: (max_tx_bytes / 2).max(1) }
+        Handover { full: Vec::new(), open: Part::new(), limit: (max_tx_bytes / 2).max(1) }
     }
 
     /// Adds a gateway job: what it became, and its end. Returns the bytes added.
     pub(super) fn add(&mut self, lease: Lease, outputs: &mut Vec<(Queue, EncodedJob)>, ids: Option<MessageIds>) -> u64 {
         let bytes: u64 = outputs.iter().map(|(_, job)| job.stored_bytes() as u64).sum();
-        if self.last().bytes > 0 && self.last().bytes + bytes > self.limit {
-            self.parts.push(Part::new());
-        }
-        let limit = self.limit;
+        self.make_room(bytes);
         for (queue, job) in outputs.drain(..) {
             let size = job.stored_bytes() as u64;
-            if self.last().bytes > 0 && self.last().bytes + size > limit {
-                self.parts.push(Part::new());
-            }
-            let part = self.last();
-            part.bytes += size;
-            part.tx.append(queue, job);
+            self.make_room(size);
+            self.open.bytes += size;
+            self.open.tx.append(queue, job);
         }
-        let part = self.last();
-        part.tx.finish(lease, Outcome::Succeeded);
-        part.leases.push(lease);
+        self.open.tx.finish(lease, Outcome::Succeeded);
+        self.open.leases.push(lease);
         if let Some(MessageIds { claims, expiry_ms }) = ids {
             for key in claims.keys() {
-                part.tx.dedup_put(*key, expiry_ms);
+                self.open.tx.dedup_put(*key, expiry_ms);
             }
-            part.claims.push(claims);
+            self.open.claims.push(claims);
         }
         bytes
     }
 
-    /// The leases of every part.
-    pub(super) fn leases(&self) -> Vec<Lease> {
-        self.parts.iter().flat_map(|part| part.leases.iter().copied()).collect()
+    /// The transactions, in order.
+    pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
+        self.full.into_iter().chain(std::iter::once(self.open))
     }
 
-    fn last(&mut self) -> &mut Part {
-        if self.parts.is_empty() {
-            self.parts.push(Part::new());
+    /// The leases of every transaction.
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.full.iter().chain(std::iter::once(&self.open)).flat_map(|part| part.leases.iter().copied()).collect()
+    }
+
+    /// Begins a new transaction when the open one holds something and these bytes would make it too large.
+    fn make_room(&mut self, bytes: u64) {
+        if self.open.bytes > 0 && self.open.bytes + bytes > self.limit {
+            self.full.push(std::mem::replace(&mut self.open, Part::new()));
         }
-        let at = self.parts.len() - 1;
-        // The list is not empty, so that there is a last part.
-        #[allow(clippy::indexing_slicing, reason = "the list was filled above")]
-        &mut self.parts[at]
     }
 }

@@ -128,7 +128,7 @@ impl Worker {
         let Some(batch) = batch else { return Ok(()) };
         let Batch { handover, counts, _slot } = *batch;
         let started = Instant::now();
-        let mut parts = handover.parts.into_iter();
+        let mut parts = handover.into_parts();
         while let Some(mut part) = parts.next() {
             let tx = part.take_tx();
             // Without a time limit of its own: the verdict comes from the writer, and until it is there the
