@@ -129,10 +129,10 @@ pub(super) fn of_variable(variable: &str) -> Meaning {
     }
     for (before, after, place) in &index.variable_patterns {
         let middle = variable.strip_prefix(before.as_str()).and_then(|rest| rest.strip_suffix(after.as_str()));
-        if let (Some(middle), Some(entry)) = (middle.filter(|middle| !middle.is_empty()), index.entries.get(*place)) {
-            if let Some(concrete) = fill_variable(&entry.name, middle) {
-                return entry.meaning(concrete);
-            }
+        if let (Some(middle), Some(entry)) = (middle.filter(|middle| !middle.is_empty()), index.entries.get(*place))
+            && let Some(concrete) = fill_variable(&entry.name, middle)
+        {
+            return entry.meaning(concrete);
         }
     }
     Meaning::Unknown
