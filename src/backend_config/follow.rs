@@ -102,9 +102,14 @@ impl Follower {
                 self.state.lock().from_last_good = mode == Mode::File;
                 events::from_last_good(mode == Mode::File);
             }
-            Ok(Err(problems)) => events::stored_document_is_bad(which, &summary(&problems)),
-            Err(error) => events::stored_document_is_bad(which, &error.to_string()),
+            Ok(Err(problems)) => self.stored_is_bad(which, &summary(&problems)),
+            Err(error) => self.stored_is_bad(which, &error.to_string()),
         }
+    }
+
+    fn stored_is_bad(&mut self, which: &str, error: &str) {
+        events::stored_document_is_bad(which, error);
+        self.state.lock().last_error.get_or_insert_with(|| format!("{which} cannot be used: {error}"));
     }
 
     /// Follows the file until told to stop. Answers requests in between.

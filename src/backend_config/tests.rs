@@ -180,6 +180,60 @@ fn secrets_are_put_in_and_never_shown() {
     assert!(shown.contains("password"));
 }
 
+/// A document with something of every shape, to be broken.
+fn sample() -> String {
+    let mut document: Value = serde_json::from_str(&default_document()).unwrap();
+    document["accounts"] = json!({"a": {"options": {"x": [1, {"y": null}]}}});
+    document["eventReplays"] = json!({"r": {"sources": {"s": {"originalId": "my-app"}}, "connections": [{}]}});
+    document["settings"] = json!({"eventBlocking": {"events": {"track": ["a"]}}});
+    document.to_string()
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_decoded_or_refused_with_a_place(at in 0usize..2_000, put in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..6), cut in 0usize..40) {
+        let mut bytes = sample().into_bytes();
+        let at = at % bytes.len();
+        let end = (at + cut).min(bytes.len());
+        bytes.splice(at..end, put);
+        let references = References { prefix: Some("env."), variable: &|_| None };
+        if let Err(problems) = decode(&bytes, &references) {
+            proptest::prop_assert!(!problems.is_empty());
+            proptest::prop_assert!(problems.iter().all(|problem| problem.line > 0 && problem.column > 0));
+        }
+    }
+
+    #[test]
+    fn a_value_of_any_type_in_any_place_is_taken_or_refused_there(number in 0usize..200, kind in 0usize..6) {
+        let mut document: Value = serde_json::from_str(&sample()).unwrap();
+        let values = [json!(null), json!(true), json!(1.5), json!("text"), json!([]), json!({})];
+        let mut left = number;
+        put_nth(&mut document, &mut left, &values[kind]);
+        let text = format!("{document:#}");
+        let references = References { prefix: None, variable: &|_| None };
+        if let Err(problems) = decode(text.as_bytes(), &references) {
+            proptest::prop_assert_eq!(problems.len(), 1);
+            let lines = text.lines().count();
+            proptest::prop_assert!(problems[0].line <= lines);
+        }
+    }
+}
+
+/// Puts the value in the place of the nth part of the document, counted from the root.
+fn put_nth(document: &mut Value, left: &mut usize, value: &Value) {
+    if *left == 0 {
+        *document = value.clone();
+        *left = usize::MAX;
+        return;
+    }
+    *left = left.saturating_sub(1);
+    match document {
+        Value::Array(list) => list.iter_mut().for_each(|element| put_nth(element, left, value)),
+        Value::Object(map) => map.values_mut().for_each(|member| put_nth(member, left, value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 /// A follower of one file in a folder of its own, without a store.
 struct Followed {
     dir: tempfile::TempDir,

@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_are_read_as_users_write_them() {
-        assert_eq!(parse_duration("1h30m", Unit::Second), Some(Duration::from_secs(5_400)));
+        assert_eq!(parse_duration("1h30m", Unit::Second), Some(Duration::from_mins(90)));
         assert_eq!(parse_duration("15ms", Unit::Second), Some(Duration::from_millis(15)));
         assert_eq!(parse_duration("15", Unit::Milli), Some(Duration::from_millis(15)));
         assert_eq!(parse_duration("soon", Unit::Second), None);
