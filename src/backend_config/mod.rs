@@ -4,9 +4,9 @@
 //! Out: [`Snapshot`]s, immutable and complete, through [`BackendConfig::subscribe`]. A unit of work
 //! takes one snapshot and keeps it to its end. A bad file never replaces a good snapshot.
 //!
-//! The way of a document: [`file`] reads it, [`decode`] parses it, puts in the values that stand elsewhere
-//! ([`secrets`]) and holds it against its [`shape`]; [`follow`] publishes it when it differs from what is in
-//! force, and [`last_good`] keeps its text.
+//! The way of a document: `file` reads it, `decode` parses it, puts in the values that stand elsewhere
+//! (`secrets`) and holds it against its `shape`; `follow` publishes it when it differs from what is in
+//! force, and `last_good` keeps its text.
 
 mod check;
 mod decode;
@@ -21,6 +21,8 @@ mod replay;
 mod secrets;
 mod shape;
 
+#[cfg(test)]
+mod start_tests;
 #[cfg(test)]
 mod tests;
 
