@@ -45,7 +45,7 @@ pub fn check_file(
     let mut warnings = Warnings { text: text.strip_prefix('\u{feff}').unwrap_or(text), found: Vec::new() };
     warnings.mode(path);
     for (steps, why) in &decoded.replaced.unresolved {
-        warnings.add(steps, why.clone(), "without it the text itself is used");
+        warnings.add(steps, format!("cannot be had: {why}"), "without it the text itself is used");
     }
     for unknown in &decoded.unknown {
         let Some(Step::Key(key)) = unknown.steps.last() else { continue };
