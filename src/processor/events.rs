@@ -4,34 +4,16 @@
 //! read is counted once.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
-use parking_lot::Mutex;
 
 use super::ProcessorError;
 use crate::jobsdb::{JobsDbError, Queue};
+use crate::telemetry::may_log;
 
 /// Texts that are logged at once; the rest is only counted.
 const LOGGED_PER_READ: usize = 3;
-
-/// Time between two logs of one source.
-const LOG_PAUSE: Duration = Duration::from_secs(10);
-
-/// When a source was last logged about.
-#[derive(Debug, Default)]
-pub(super) struct LogGate(Mutex<Option<Instant>>);
-
-impl LogGate {
-    fn opens(&self) -> bool {
-        let mut last = self.0.lock();
-        let opens = last.is_none_or(|at| at.elapsed() >= LOG_PAUSE);
-        if opens {
-            *last = Some(Instant::now());
-        }
-        opens
-    }
-}
 
 /// Figures of one read.
 #[derive(Debug, Default)]
@@ -103,7 +85,7 @@ impl Counts {
     }
 
     /// Publishes the figures of a read whose batch is stored.
-    pub(super) fn publish(self, source_id: &str, now_ms: i64, gate: &LogGate) {
+    pub(super) fn publish(self, source_id: &str, now_ms: i64) {
         let partition = || source_id.to_owned();
         counter!("processor_num_requests", "partition" => partition()).increment(self.jobs);
         counter!("processor_num_events", "partition" => partition()).increment(self.events);
@@ -129,9 +111,11 @@ impl Counts {
             gauge!("pipeline_delay_max_seconds", "partition" => partition(), "module" => "processor")
                 .set(delay_ms as f64 / 1000.0);
         }
-        if !self.notes.is_empty() && gate.opens() {
+        if !self.notes.is_empty()
+            && let Some(silenced) = may_log("processor read", source_id)
+        {
             for note in self.notes {
-                tracing::warn!(source_id, "{note}");
+                tracing::warn!(source_id, silenced, "{note}");
             }
         }
     }
@@ -151,13 +135,21 @@ pub(super) fn stored(source_id: &str, took: Duration) {
 /// A batch could not be stored; its jobs go back and are read again.
 pub(super) fn store_failed(source_id: &str, error: &JobsDbError) {
     counter!("processor_store_failures", "partition" => source_id.to_owned()).increment(1);
-    tracing::warn!(source_id, "processed events could not be stored and will be processed again: {error}");
+    if let Some(silenced) = may_log("processor store", source_id) {
+        tracing::warn!(
+            source_id,
+            silenced,
+            "processed events could not be stored and will be processed again: {error}"
+        );
+    }
 }
 
 /// A read failed; it is repeated after a pause.
 pub(super) fn read_failed(source_id: &str, error: &ProcessorError) {
     counter!("processor_read_failures", "partition" => source_id.to_owned()).increment(1);
-    tracing::error!(source_id, "events cannot be processed now: {error}");
+    if let Some(silenced) = may_log("processor", source_id) {
+        tracing::error!(source_id, silenced, "events cannot be processed now: {error}");
+    }
 }
 
 /// This many sources have a worker.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dedup::InFlight;
 use super::duplicates::Duplicates;
-use super::events::{self, Counts, LogGate};
+use super::events::{self, Counts};
 use super::handover::{Handover, MessageIds};
 use super::pipeline::Pipeline;
 use super::{Deps, ProcessorError};
@@ -52,7 +52,7 @@ enum Look {
 
 /// Works for one source until it has had nothing to do for a while, or until stopped.
 pub(super) async fn work(shared: Arc<Shared>, source_id: String, stop: CancellationToken) {
-    let worker = Worker { select: Select::source(&source_id), shared, source_id, stop, log_gate: LogGate::default() };
+    let worker = Worker { select: Select::source(&source_id), shared, source_id, stop };
     worker.run().await;
 }
 
@@ -61,7 +61,6 @@ struct Worker {
     source_id: String,
     select: Select,
     stop: CancellationToken,
-    log_gate: LogGate,
 }
 
 impl Worker {
@@ -140,7 +139,7 @@ impl Worker {
             }
         }
         events::stored(&self.source_id, started.elapsed());
-        counts.publish(&self.source_id, self.shared.deps.clock.now_ms(), &self.log_gate);
+        counts.publish(&self.source_id, self.shared.deps.clock.now_ms());
         Ok(())
     }
 
