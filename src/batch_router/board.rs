@@ -38,6 +38,8 @@ pub struct DestinationFigures {
     pub next_cut_ms: Option<i64>,
     /// Whether files are delivered now.
     pub breaker: BreakerState,
+    /// The operator holds it.
+    pub paused: bool,
     /// Failed uploads in a row.
     pub failures_in_a_row: u32,
     /// Uploads on their way.

@@ -20,12 +20,16 @@ mod dead_letter;
 mod events;
 pub mod manifest;
 pub mod object_key;
+mod orders;
 mod pickup;
 mod recovery;
 pub mod result;
 pub mod stores;
 mod upload;
 mod worker;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};

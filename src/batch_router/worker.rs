@@ -27,6 +27,7 @@ use super::manifest::{Manifest, ranges};
 use super::object_key::{
     DateLayout, KeyParts, LISTED_OBJECTS, Listing, day_in_zone, file_name, folder_key, object_key,
 };
+use super::orders::{self, Orders};
 use super::pickup::{DrainReason, DrainRules, JobParameters, drained_response};
 use super::recovery::Recovery;
 use super::result::{Previous, RetryLimit, Verdict};
@@ -54,6 +55,7 @@ enum Cut {
 
 /// The settings and the configuration that one cut works with.
 struct Moment {
+    orders: Orders,
     settings: Arc<Settings>,
     of_type: BatchRouterTypeSettings,
     snapshot: Arc<Snapshot>,
@@ -220,16 +222,19 @@ impl Worker {
         !configured && self.recovery.is_empty() && self.uploads.is_empty() && self.waiting().0 == 0
     }
 
-    fn moment(&self) -> Option<Moment> {
+    /// `None` while no configuration is known.
+    async fn moment(&self) -> Result<Option<Moment>, JobsDbError> {
         let settings = self.shared.settings.load();
-        let snapshot = self.shared.config.borrow().clone()?;
+        let Some(snapshot) = self.shared.config.borrow().clone() else { return Ok(None) };
+        let orders = orders::read(&self.shared.jobs, &self.destination_id, self.shared.clock.now_ms()).await?;
+        self.shared.board.destination(&self.destination_id, |figures| figures.paused = orders.paused);
         let destination = snapshot.destination_by_id.get(&self.destination_id).cloned();
         let of_type = settings.batch_router.of_type(&self.destination_type);
-        Some(Moment { settings, of_type, snapshot, destination })
+        Ok(Some(Moment { orders, settings, of_type, snapshot, destination }))
     }
 
     async fn ask_about_interrupted(&mut self, of_type: &BatchRouterTypeSettings) -> Result<(), JobsDbError> {
-        let Some(moment) = self.moment() else { return Ok(()) };
+        let Some(moment) = self.moment().await?.filter(|moment| !moment.orders.paused) else { return Ok(()) };
         let store = match &moment.destination {
             Some(destination) => self.open_store(&moment, destination).await.ok(),
             None => None,
@@ -244,7 +249,7 @@ impl Worker {
     }
 
     async fn cut(&mut self) -> Result<Cut, JobsDbError> {
-        let Some(moment) = self.moment() else { return Ok(Cut::Done) };
+        let Some(moment) = self.moment().await?.filter(|moment| !moment.orders.paused) else { return Ok(Cut::Done) };
         if moment.destination.is_some() {
             self.unknown_since_ms = None;
         } else {
@@ -285,13 +290,15 @@ impl Worker {
     async fn drain(&mut self, moment: &Moment, jobs: Vec<Job>) -> Result<Vec<Job>, JobsDbError> {
         let settings = &moment.settings.batch_router;
         let now_us = self.shared.clock.now_us();
+        let cancelled_runs: Vec<String> =
+            settings.cancelled_job_runs.iter().chain(&moment.orders.cancelled_runs).cloned().collect();
         let rules = DrainRules {
             snapshot: &moment.snapshot,
             destination_id: &self.destination_id,
             destination: moment.destination.as_deref(),
             retention: settings.job_retention(&self.destination_id),
             to_abort: &settings.to_abort_destination_ids,
-            cancelled_runs: &settings.cancelled_job_runs,
+            cancelled_runs: &cancelled_runs,
             now_us,
         };
         let mut rest = Vec::with_capacity(jobs.len());

@@ -315,7 +315,7 @@ impl std::fmt::Debug for BackupStorage {
 impl BatchRouterSettings {
     pub(super) fn read(r: &Reader<'_>, raw: &Arc<Raw>) -> BatchRouterSettings {
         let general = r.within(&[]);
-        let _general_is_valid = BatchRouterTypeSettings::read(&general, "");
+        let _general_is_valid = BatchRouterTypeSettings::read(&general, &general, "");
         let _retention_is_valid = general.duration("BatchRouter.jobRetention");
         r.absorb(general);
         BatchRouterSettings {
@@ -335,8 +335,9 @@ impl BatchRouterSettings {
 
     /// Settings of the destination type (`S3`).
     pub fn of_type(&self, destination_type: &str) -> BatchRouterTypeSettings {
-        let scopes = [format!("BatchRouter.{destination_type}"), format!("FileManager.{destination_type}")];
-        BatchRouterTypeSettings::read(&Reader::scoped(&self.raw, &scopes), destination_type)
+        let own = Reader::scoped(&self.raw, &[format!("BatchRouter.{destination_type}")]);
+        let storage = Reader::scoped(&self.raw, &[format!("FileManager.{destination_type}")]);
+        BatchRouterTypeSettings::read(&own, &storage, destination_type)
     }
 
     /// Jobs of the destination older than this are given up.
@@ -367,7 +368,8 @@ impl BatchRouterSettings {
 }
 
 impl BatchRouterTypeSettings {
-    fn read(r: &Reader<'_>, destination_type: &str) -> BatchRouterTypeSettings {
+    /// `r` looks at the type's own keys first, `storage` at those of its storage provider.
+    fn read(r: &Reader<'_>, storage: &Reader<'_>, destination_type: &str) -> BatchRouterTypeSettings {
         // Files on the node's own disk cost nothing to cut and are what a newcomer looks at first.
         let upload_freq = if destination_type == "LOCAL" && !r.is_set("BatchRouter.uploadFreq") {
             Duration::from_secs(10)
@@ -379,10 +381,10 @@ impl BatchRouterTypeSettings {
         } else {
             r.duration("BatchRouter.timeout")
         };
-        let storage_timeout = if !r.is_set("FileManager.timeout") && r.is_set("BatchRouter.timeout") {
+        let storage_timeout = if !storage.is_set("FileManager.timeout") && r.is_set("BatchRouter.timeout") {
             r.duration("BatchRouter.timeout")
         } else {
-            r.duration("FileManager.timeout")
+            storage.duration("FileManager.timeout")
         };
         let attempts = |name: &str| u32::try_from(r.count(name)).unwrap_or(u32::MAX);
         BatchRouterTypeSettings {

@@ -144,6 +144,9 @@ impl SourceWorker {
             if Instant::now() < last_file + archival.upload_frequency && !is_full {
                 continue;
             }
+            // The settings may have changed during the wait.
+            let settings = self.shared.settings.load();
+            let archival = &settings.archival;
             let stored = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 stored = self.archive(archival) => stored?,
