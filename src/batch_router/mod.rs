@@ -18,6 +18,8 @@ pub mod breaker;
 pub mod cut;
 mod dead_letter;
 mod events;
+#[cfg(test)]
+mod fake_s3;
 pub mod manifest;
 pub mod object_key;
 mod orders;
@@ -184,7 +186,7 @@ impl Shared {
         for record in self.journal().await? {
             if let Some(manifest) = Manifest::of_record(&record).filter(|found| found.destination_id == destination_id)
             {
-                recovery.add(record.op, record.start_ms, manifest);
+                recovery.add(self, record.op, record.start_ms, manifest);
             }
         }
         Ok(recovery)

@@ -7,13 +7,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::jobsdb::{Durability, Job, JobsDbError, Lease, Outcome, Queue, Tx};
+use crate::jobsdb::{Durability, Job, JobsDbError, Outcome, Queue, Tx};
 
 use super::Shared;
 use super::events;
 use super::manifest::{Decision, Manifest, ObjectState, decide};
 use super::stores::Store;
-use super::upload::{commit_surely, upload_and_verify};
+use super::upload::{HeldLeases, commit_surely, upload_and_verify};
 
 /// Jobs of an arrived file that no fetch has shown for this long are gone (aged out by the store).
 const GONE_AFTER: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ struct Interrupted {
     /// When the storage confirmed the object.
     arrived: Option<Instant>,
     /// Jobs in hand.
-    held: Vec<(u64, Lease)>,
+    held: HeldLeases,
 }
 
 /// The open manifests of one destination.
@@ -35,8 +35,9 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    pub(super) fn add(&mut self, op: u64, start_ms: i64, manifest: Manifest) {
-        self.open.push(Interrupted { op, start_ms, manifest, arrived: None, held: Vec::new() });
+    pub(super) fn add(&mut self, shared: &Shared, op: u64, start_ms: i64, manifest: Manifest) {
+        let held = HeldLeases::new(&shared.jobs, Vec::new());
+        self.open.push(Interrupted { op, start_ms, manifest, arrived: None, held });
     }
 
     /// Whether anything is open.
@@ -62,7 +63,7 @@ impl Recovery {
         let mut others = Vec::with_capacity(jobs.len());
         for job in jobs {
             match self.open.iter_mut().find(|upload| upload.manifest.contains(job.id)) {
-                Some(upload) => upload.held.push((job.id, job.lease)),
+                Some(upload) => upload.held.push(job.lease),
                 None => others.push(job),
             }
         }
@@ -106,9 +107,8 @@ impl Recovery {
                         tx
                     })
                     .await?;
+                    // Its jobs go back with it.
                     shared.remove_work_file(&upload.manifest.file).await;
-                    let leases: Vec<Lease> = upload.held.iter().map(|(_, lease)| *lease).collect();
-                    shared.jobs.release(&leases);
                 }
             }
         }
@@ -128,17 +128,17 @@ impl Recovery {
                 still_open.push(upload);
                 continue;
             };
-            let mut held = std::mem::take(&mut upload.held);
-            held.sort_unstable_by_key(|(id, _)| *id);
-            let ids: Vec<u64> = held.iter().map(|(id, _)| *id).collect();
+            let held = std::mem::replace(&mut upload.held, HeldLeases::new(&shared.jobs, Vec::new()));
+            let mut ids: Vec<u64> = held.leases().iter().map(|lease| lease.job_id).collect();
+            ids.sort_unstable();
             let mut left = upload.manifest.clone();
             left.remove(&ids);
             let rest_is_gone = all_seen && arrived.elapsed() > GONE_AFTER;
             let complete = left.jobs.is_empty() || rest_is_gone;
-            if !held.is_empty() || complete {
+            if !ids.is_empty() || complete {
                 commit_surely(&shared.jobs, || {
                     let mut tx = Tx::new(Durability::Lazy);
-                    for (_, lease) in &held {
+                    for lease in held.leases() {
                         tx.finish(*lease, Outcome::Succeeded);
                     }
                     if complete {
@@ -150,6 +150,7 @@ impl Recovery {
                 })
                 .await?;
             }
+            held.decided();
             if complete {
                 shared.remove_work_file(&upload.manifest.file).await;
             } else {
@@ -159,13 +160,6 @@ impl Recovery {
         }
         self.open = still_open;
         Ok(())
-    }
-
-    /// Gives the jobs in hand back, for a stop.
-    pub(super) fn release(&mut self, shared: &Shared) {
-        let held = self.open.iter_mut().flat_map(|upload| std::mem::take(&mut upload.held));
-        let leases: Vec<Lease> = held.map(|(_, lease)| lease).collect();
-        shared.jobs.release(&leases);
     }
 }
 

@@ -12,11 +12,12 @@ use crate::jobsdb::{Durability, JournalRecord, Limits, Namespace, NewJob, Select
 use crate::settings::{Raw, Settings};
 use crate::storage::Storage;
 
+use super::fake_s3::{FakeS3, Mood};
 use super::manifest::{Manifest, ranges};
 use super::*;
 
 /// Longest time that a condition may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 struct Kit {
     folder: tempfile::TempDir,
@@ -88,6 +89,24 @@ impl Kit {
         let jobs = JobsDb::open(storage, &settings, clock.clone()).unwrap();
         let (config, settings) = (BackendConfig::fixed(snapshot), Live::new(settings));
         Kit { folder, jobs, clock, config, settings, board: Arc::default() }
+    }
+
+    /// The store as a new process finds it: nothing that was only in memory is left.
+    async fn reopen(self) -> Kit {
+        let Kit { folder, jobs, clock, config, settings, board } = self;
+        drop(jobs);
+        let in_force = settings.load();
+        let deadline = Instant::now() + PATIENCE;
+        // Work on blocking threads holds the old store open a little longer.
+        let storage = loop {
+            match Storage::open(folder.path(), &in_force.storage, &clock) {
+                Ok(storage) => break storage,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let jobs = JobsDb::open(storage, &in_force, clock.clone()).unwrap();
+        Kit { folder, jobs, clock, config, settings, board }
     }
 
     fn start(&self) -> Running {
@@ -303,19 +322,20 @@ async fn an_upload_that_arrived_before_a_crash_is_not_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_line_is_lost_or_doubled_however_often_the_router_is_killed() {
-    let kit = Kit::new(
+    let mut kit = Kit::new(
         workspace(&[destination("d", "LOCAL", json!({}))], Map::new()),
         &[("BatchRouter.maxEventsInABatch", "20")],
     );
     let mut events: Vec<(&str, String)> = Vec::new();
     for round in 0..12_usize {
         let fresh: Vec<(&str, String)> =
-            (0..200).map(|n| (if n % 2 == 0 { "s1" } else { "s2" }, event(round * 1_000 + n))).collect();
+            (0..60).map(|n| (if n % 2 == 0 { "s1" } else { "s2" }, event(round * 1_000 + n))).collect();
         kit.store(Queue::BatchRt, ("d", "LOCAL"), &fresh).await;
         events.extend(fresh);
         let running = kit.start();
-        tokio::time::sleep(Duration::from_millis(3 * u64::try_from(round).unwrap())).await;
+        tokio::time::sleep(Duration::from_millis(4 * u64::try_from(round).unwrap())).await;
         running.kill().await;
+        kit = kit.reopen().await;
     }
     let running = kit.start();
     kit.until_empty(Queue::BatchRt).await;
@@ -439,4 +459,57 @@ async fn gateway_events_are_archived_or_given_up_without_a_storage() {
     running.stop().await;
     assert_eq!(files_below(&kit.archive("gw")).len(), 1);
     assert_eq!(kit.pending(Queue::ProcError), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_of_a_bucket_doubles_no_line() {
+    let server = FakeS3::start(&["b"]).await;
+    server.state.lock().mood = Mood::Forgetful;
+    let config = json!({ "bucketName": "b", "endPoint": server.host, "accessKeyID": "a", "secretAccessKey": "s" });
+    let kit = Kit::new(workspace(&[destination("m", "MINIO", config)], Map::new()), &[]);
+    let events: Vec<(&str, String)> = (0..5).map(|n| ("s1", event(n))).collect();
+    kit.store(Queue::BatchRt, ("m", "MINIO"), &events).await;
+    let running = kit.start();
+    kit.until_empty(Queue::BatchRt).await;
+    running.stop().await;
+    let objects = std::mem::take(&mut server.state.lock().objects);
+    assert_eq!(objects.len(), 1);
+    let expected: String = events.iter().map(|(_, payload)| format!("{payload}\n")).collect();
+    assert_eq!(unzipped(objects.values().next().unwrap()), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_upload_waits_for_its_bucket_to_answer() {
+    let config =
+        |host: &str| json!({ "bucketName": "b", "endPoint": host, "accessKeyID": "a", "secretAccessKey": "s" });
+    let server = FakeS3::start(&["b"]).await;
+    server.state.lock().objects.insert("b/k".to_owned(), vec![0; 5]);
+    let snapshot = |host: &str| workspace(&[destination("m", "MINIO", config(host))], Map::new());
+    let kit = Kit::new(snapshot("127.0.0.1:1"), &[]);
+    let events: Vec<(&str, String)> = (0..4).map(|n| ("s1", event(n))).collect();
+    let ids = kit.store(Queue::BatchRt, ("m", "MINIO"), &events).await;
+    kit.manifest(&Manifest {
+        destination_id: "m".to_owned(),
+        destination_type: "MINIO".to_owned(),
+        source_id: "s1".to_owned(),
+        key: "k".to_owned(),
+        bytes: 5,
+        file: "gone".to_owned(),
+        jobs: ranges(ids),
+    })
+    .await;
+    let running = kit.start();
+    until("the storage does not answer", || {
+        kit.board.snapshot().iter().any(|figures| figures.undecided_uploads == 1 && figures.last_error.is_some())
+    })
+    .await;
+    running.stop().await;
+    assert_eq!((kit.pending(Queue::BatchRt), kit.journal().len()), (4, 1));
+
+    let kit = Kit { config: BackendConfig::fixed(snapshot(&server.host)), ..kit };
+    let running = kit.start();
+    kit.until_empty(Queue::BatchRt).await;
+    running.stop().await;
+    assert_eq!(server.state.lock().puts, 0, "nothing is uploaded again");
+    assert!(kit.journal().is_empty());
 }

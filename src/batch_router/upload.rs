@@ -24,8 +24,8 @@ use super::stores::{Store, StoreError, remove_if_there};
 /// Wait before a commit that the store had no room for is tried again.
 const COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Leases that go back by themselves when nobody decided about them: an upload that is cut off by a stop or
-/// a panic leaves its jobs as they were.
+/// Leases that go back by themselves when nobody decided about them: work that is cut off by a stop or a
+/// panic leaves its jobs as they were. Giving a decided one back is harmless.
 pub(super) struct HeldLeases {
     jobs: JobsDb,
     leases: Vec<Lease>,
@@ -34,6 +34,16 @@ pub(super) struct HeldLeases {
 impl HeldLeases {
     pub(super) fn new(jobs: &JobsDb, leases: Vec<Lease>) -> HeldLeases {
         HeldLeases { jobs: jobs.clone(), leases }
+    }
+
+    /// The leases in hand.
+    pub(super) fn leases(&self) -> &[Lease] {
+        &self.leases
+    }
+
+    /// Takes another lease in hand.
+    pub(super) fn push(&mut self, lease: Lease) {
+        self.leases.push(lease);
     }
 
     /// The jobs have their verdict.

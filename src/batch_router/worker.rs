@@ -273,14 +273,14 @@ impl Worker {
         let more = if page.limits_reached { Cut::MoreWaits } else { Cut::Done };
         let held = HeldLeases::new(&self.shared.jobs, page.jobs.iter().map(|job| job.lease).collect());
         let jobs = self.recovery.keep_aside(page.jobs);
-        // From here on every job is either kept aside, settled, or held by its file.
+        let leases = HeldLeases::new(&self.shared.jobs, jobs.iter().map(|job| job.lease).collect());
         held.decided();
         self.recovery.settle(&self.shared, !page.limits_reached).await?;
 
         let jobs = self.drain(&moment, jobs).await?;
-        let Some(destination) = moment.destination.clone() else { return Ok(more) };
-        if !jobs.is_empty() {
-            self.send(&moment, &destination, jobs).await?;
+        match moment.destination.clone() {
+            Some(destination) if !jobs.is_empty() => self.send(&moment, &destination, jobs, leases).await?,
+            _ => leases.decided(),
         }
         drop(budget);
         Ok(more)
@@ -354,14 +354,14 @@ impl Worker {
         Outcome::Aborted { status, dead_letter }
     }
 
-    /// Turns jobs into files and starts their uploads.
+    /// Turns jobs into files and starts their uploads, which take the leases over.
     async fn send(
         &mut self,
         moment: &Moment,
         destination: &Arc<Destination>,
         jobs: Vec<Job>,
+        leases: HeldLeases,
     ) -> Result<(), JobsDbError> {
-        let leases = HeldLeases::new(&self.shared.jobs, jobs.iter().map(|job| job.lease).collect());
         let limits = Limits {
             of_events: RetryLimit {
                 attempts: moment.of_type.max_failed_count,
@@ -589,7 +589,7 @@ impl Worker {
             Err(error) => {
                 // Its object may have arrived: the manifest tells, as after a crash.
                 if let Some((op, start_ms, manifest)) = self.running.remove(&error.id()) {
-                    self.recovery.add(op, start_ms, manifest);
+                    self.recovery.add(&self.shared, op, start_ms, manifest);
                 }
                 self.breaker.record(false, Instant::now());
                 tracing::error!(destination = %self.destination_id, %error, "an upload ended by an internal error");
@@ -612,7 +612,6 @@ impl Worker {
                 }
             }
         }
-        self.recovery.release(&self.shared);
         Ok(())
     }
 }

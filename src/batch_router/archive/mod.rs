@@ -17,7 +17,7 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::jobsdb::{Durability, JobsDbError, Lease, Limits, Outcome, Queue, Select, Status, Tx};
+use crate::jobsdb::{Durability, JobsDbError, Limits, Outcome, Queue, Select, Status, Tx};
 use crate::settings::ArchivalSettings;
 
 use super::stores::{Store, StoreContext, create_directories, one_component, remove_if_there};
@@ -100,7 +100,7 @@ struct SourceWorker {
 struct Gathered {
     path: PathBuf,
     finished: Finished,
-    leases: Vec<Lease>,
+    leases: HeldLeases,
 }
 
 impl SourceWorker {
@@ -187,22 +187,22 @@ impl SourceWorker {
                 return Ok(false);
             }
         };
-        let held = HeldLeases::new(&self.shared.jobs, gathered.leases.clone());
         let count = gathered.finished.events;
         let stored = self.store(archival, &choice, &workspace_id, &gathered).await;
-        self.shared.remove_work_path(gathered.path).await;
+        let Gathered { path, leases, .. } = gathered;
+        self.shared.remove_work_path(path).await;
         let now_ms = self.shared.clock.now_ms();
         match stored {
             Ok(location) => {
                 commit_surely(&self.shared.jobs, || {
                     let mut tx = Tx::new(Durability::Lazy);
-                    for lease in &gathered.leases {
+                    for lease in leases.leases() {
                         tx.finish(*lease, Outcome::Succeeded);
                     }
                     tx
                 })
                 .await?;
-                held.decided();
+                leases.decided();
                 events::archived(&self.source_id, count, Ok(&location));
                 self.shared.board.archive(&self.source_id, |figures| {
                     figures.last_location = Some(location);
@@ -238,7 +238,7 @@ impl SourceWorker {
             Err(error) => return Ok(Err(format!("cannot write {}: {error}", path.display()))),
         };
         let select = Select::source(&self.source_id);
-        let mut leases = Vec::new();
+        let mut leases = HeldLeases::new(&self.shared.jobs, Vec::new());
         loop {
             let events_left = archival.events_limit.saturating_sub(file.events());
             let bytes_left = archival.payload_limit.saturating_sub(file.payload_bytes());
@@ -250,17 +250,11 @@ impl SourceWorker {
                 events: 0,
                 bytes: bytes_left.min(PAGE_BYTES),
             };
-            let page = match self.shared.jobs.fetch_async(Queue::Arc, &select, limits).await {
-                Ok(page) => page,
-                Err(error) => {
-                    self.shared.jobs.release(&leases);
-                    return Err(error);
-                }
-            };
+            let page = self.shared.jobs.fetch_async(Queue::Arc, &select, limits).await?;
             if page.jobs.is_empty() {
                 break;
             }
-            leases.extend(page.jobs.iter().map(|job| job.lease));
+            page.jobs.iter().for_each(|job| leases.push(job.lease));
             let jobs = page.jobs;
             let written = tokio::task::spawn_blocking(move || {
                 for job in &jobs {
@@ -271,7 +265,6 @@ impl SourceWorker {
             file = match joined(written.await) {
                 Ok(file) => file,
                 Err(error) => {
-                    self.shared.jobs.release(&leases);
                     self.shared.remove_work_path(path.clone()).await;
                     return Ok(Err(format!("cannot write {}: {error}", path.display())));
                 }
@@ -280,7 +273,7 @@ impl SourceWorker {
                 break;
             }
         }
-        if leases.is_empty() {
+        if leases.leases().is_empty() {
             drop(file);
             self.shared.remove_work_path(path).await;
             return Ok(Ok(None));
@@ -289,7 +282,6 @@ impl SourceWorker {
         match joined(tokio::task::spawn_blocking(move || file.finish(&finishing)).await) {
             Ok(finished) => Ok(Ok(Some(Gathered { path, finished, leases }))),
             Err(error) => {
-                self.shared.jobs.release(&leases);
                 self.shared.remove_work_path(path.clone()).await;
                 Ok(Err(format!("cannot write {}: {error}", path.display())))
             }
@@ -331,6 +323,7 @@ impl SourceWorker {
                 return Ok(());
             }
             let now_ms = self.shared.clock.now_ms();
+            let leases = HeldLeases::new(&self.shared.jobs, page.jobs.iter().map(|job| job.lease).collect());
             commit_surely(&self.shared.jobs, || {
                 let mut tx = Tx::new(Durability::Lazy);
                 for job in &page.jobs {
@@ -347,6 +340,7 @@ impl SourceWorker {
                 tx
             })
             .await?;
+            leases.decided();
             events::archive_aborted(&self.source_id, u64::try_from(page.jobs.len()).unwrap_or(u64::MAX), reason);
         }
     }

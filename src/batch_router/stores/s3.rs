@@ -294,3 +294,117 @@ fn refusal(error: &object_store::Error) -> StoreError {
     }
     if unreachable { StoreError::Unreachable(text) } else { StoreError::Refused(text) }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::Store;
+    use super::*;
+    use crate::batch_router::fake_s3::{FakeS3, Mood};
+
+    async fn open(provider: &str, config: Value) -> Result<Store, StoreError> {
+        let context = StoreContext {
+            data_dir: "/nowhere".into(),
+            destination_id: "d".to_owned(),
+            timeout: Duration::from_secs(10),
+            region_hint: "us-east-1".to_owned(),
+            block_private_ips: false,
+        };
+        Store::open(provider, config.as_object().unwrap(), &context).await
+    }
+
+    fn minio(host: &str, bucket: &str) -> Value {
+        json!({ "bucketName": bucket, "endPoint": host, "accessKeyID": "a", "secretAccessKey": "s", "useSSL": false })
+    }
+
+    /// A server that somebody started for the tests (`127.0.0.1:5555`), or one of our own.
+    async fn server() -> (Option<FakeS3>, String) {
+        match std::env::var("PINTLE_TEST_S3") {
+            Ok(host) if !host.is_empty() => (None, host),
+            _ => {
+                let own = FakeS3::start(&[]).await;
+                let host = own.host.clone();
+                (Some(own), host)
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn files_of_any_length_arrive_whole_and_a_missing_bucket_is_made() {
+        let (_server, host) = server().await;
+        let bucket = format!("bucket-{}", uuid::Uuid::new_v4());
+        let store = open("MINIO", minio(&host, &bucket)).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        for length in [0, 10, PART_BYTES, PART_BYTES * 2 + 1] {
+            tokio::fs::write(&path, vec![b'x'; length]).await.unwrap();
+            let key = format!("p/rudder-logs/s1/01-02-2024/{length}.s1.u.json.gz");
+            let location = store.upload(&key, &path).await.unwrap();
+            assert_eq!(location, format!("http://{host}/{bucket}/{key}"));
+            assert_eq!(store.length(&key).await, Ok(Some(u64::try_from(length).unwrap())), "{length}");
+        }
+        assert_eq!(store.length("p/nothing").await, Ok(None));
+        let keys = store.list("p/rudder-logs/s1", 3).await.unwrap();
+        assert_eq!(keys.len(), 3);
+        assert!(keys[0].starts_with("p/rudder-logs/s1/01-02-2024/"), "{keys:?}");
+        assert_eq!(store.list("p/rudder-logs/s2", 3).await, Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn encryption_is_asked_for_when_it_is_configured() {
+        let server = FakeS3::start(&["b"]).await;
+        let config = json!({
+            "bucketName": "b/", "endpoint": format!("http://{}", server.host), "s3ForcePathStyle": true, "disableSSL": "true",
+            "accesskeyid": "a", "accessKey": "s", "enableSSE": true,
+        });
+        let store = open("S3", config).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"x").unwrap();
+        store.upload("k", &path).await.unwrap();
+        assert_eq!(server.state.lock().last_encryption.as_deref(), Some("AES256"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_from_a_storage_that_cannot_be_reached() {
+        let server = FakeS3::start(&["b"]).await;
+        server.state.lock().mood = Mood::Denying;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"x").unwrap();
+        let refused = open("MINIO", minio(&server.host, "b")).await.unwrap().upload("k", &path).await.unwrap_err();
+        assert!(!refused.is_unreachable() && refused.to_string().contains("AccessDenied"), "{refused}");
+        let nobody = open("MINIO", minio("127.0.0.1:1", "b")).await.unwrap().upload("k", &path).await.unwrap_err();
+        assert!(nobody.is_unreachable(), "{nobody:?}");
+        let unknown = open("MINIO", minio("no-such-host.invalid", "b")).await.unwrap().upload("k", &path).await;
+        assert!(unknown.unwrap_err().is_unreachable());
+    }
+
+    #[tokio::test]
+    async fn configurations_that_cannot_work_say_why() {
+        for (provider, config, expected) in [
+            ("S3", json!({ "bucketName": " " }), "no storage bucket configured to uploader"),
+            ("MINIO", json!({ "bucketName": "b" }), "no endPoint is configured"),
+            ("S3", json!({ "bucketName": "b", "iamRoleARN": "r" }), "assumed role"),
+            ("MINIO", minio("169.254.169.254:80", "b"), "metadata"),
+            ("GCS", json!({}), "service provider not supported: GCS"),
+        ] {
+            let error = open(provider, config).await.unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn endpoints_become_hosts_and_regions_as_each_provider_has_them() {
+        let spaces = json!({ "endPoint": "nyc3.digitaloceanspaces.com" });
+        let place = Place::of("DIGITAL_OCEAN_SPACES", &Configured(spaces.as_object().unwrap()), "b").unwrap();
+        assert_eq!(place.endpoint.unwrap().as_str(), "https://b.nyc3.digitaloceanspaces.com/");
+        assert_eq!(place.region.as_deref(), Some("nyc3"));
+        let plain = json!({});
+        for (bucket, virtual_hosted) in [("b", true), ("b.c", false)] {
+            let place = Place::of("S3", &Configured(plain.as_object().unwrap()), bucket).unwrap();
+            assert_eq!((place.virtual_hosted, place.region), (virtual_hosted, None));
+        }
+    }
+}
