@@ -102,18 +102,12 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
         },
         (&Method::GET, _) => {
             let below = format!("{bucket}/{}", query.get("prefix").map_or("", String::as_str));
-            let entries: String = state
-                .objects
-                .iter()
-                .filter(|(name, _)| name.starts_with(&below))
-                .map(|(name, object)| {
-                    let key = name.split_once('/').unwrap().1;
-                    format!(
-                        "<Contents><Key>{key}</Key><Size>{}</Size><LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>",
-                        object.len()
-                    )
-                })
-                .collect();
+            let mut entries = String::new();
+            for (name, object) in state.objects.iter().filter(|(name, _)| name.starts_with(&below)) {
+                let (key, size) = (name.split_once('/').unwrap().1, object.len());
+                entries += &format!("<Contents><Key>{key}</Key><Size>{size}</Size>");
+                entries += "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>";
+            }
             reply(200, &format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"))
         }
         _ => reply(405, ""),

@@ -166,7 +166,7 @@ impl Shared {
         match tokio::task::spawn_blocking(move || remove_if_there(&path)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(file = shown, %error, "a file stays in the work folder until the next start")
+                tracing::warn!(file = shown, %error, "a file stays in the work folder until the next start");
             }
             Err(error) => tracing::error!(file = shown, %error, "cannot remove a file of the work folder"),
         }

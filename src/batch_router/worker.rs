@@ -521,10 +521,10 @@ impl Worker {
     }
 
     async fn open_store(&mut self, moment: &Moment, destination: &Arc<Destination>) -> Result<Arc<Store>, StoreError> {
-        if let Some((of, store)) = &self.store {
-            if Arc::ptr_eq(of, destination) || of.config == destination.config {
-                return Ok(Arc::clone(store));
-            }
+        if let Some((of, store)) = &self.store
+            && (Arc::ptr_eq(of, destination) || of.config == destination.config)
+        {
+            return Ok(Arc::clone(store));
         }
         let context = StoreContext {
             data_dir: self.shared.data_dir.clone(),

@@ -140,8 +140,9 @@ fn breaker(given: &Value, expect: &Value) -> Result<(), String> {
     }
     same(&json!(open), &expect["open_after_each"])?;
     if let Some(after_s) = expect["trial_allowed_after_s"].as_u64() {
-        let before = breaker.pace(threshold, open_for, start + Duration::from_secs(after_s) - Duration::from_millis(1));
-        let after = breaker.pace(threshold, open_for, start + Duration::from_secs(after_s));
+        let after_ms = after_s.saturating_mul(1_000);
+        let before = breaker.pace(threshold, open_for, start + Duration::from_millis(after_ms.saturating_sub(1)));
+        let after = breaker.pace(threshold, open_for, start + Duration::from_millis(after_ms));
         if matches!(before, Pace::Trial) || after != Pace::Trial {
             return Err(format!("a trial is allowed at another time than after {after_s} s"));
         }

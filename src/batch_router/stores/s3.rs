@@ -162,11 +162,13 @@ impl RemoteStore {
     }
 
     async fn make_bucket(&self) -> Result<(), StoreError> {
-        let url = self.client.signed_url(http_method_put(), &Path::default(), self.timeout).await;
+        let url = self.client.signed_url(reqwest::Method::PUT, &Path::default(), self.timeout).await;
         let url = url.map_err(|error| refusal(&error))?;
         let client = reqwest::Client::builder().timeout(self.timeout).no_proxy().build();
         let client = client.map_err(|error| StoreError::Refused(error.to_string()))?;
-        let answer = client.put(url).send().await.map_err(|error| {
+        // Some servers insist on a length, even of nothing.
+        let request = client.put(url).header(reqwest::header::CONTENT_LENGTH, 0).body(Vec::new());
+        let answer = request.send().await.map_err(|error| {
             let text = format!("cannot create bucket {:?}: {}", self.bucket, error.without_url());
             StoreError::Refused(text)
         })?;
@@ -256,10 +258,6 @@ impl From<Failed> for StoreError {
             Failed::Storage(error) => refusal(&error),
         }
     }
-}
-
-fn http_method_put() -> reqwest::Method {
-    reqwest::Method::PUT
 }
 
 /// Keys are taken as they are; the client encodes them once.
