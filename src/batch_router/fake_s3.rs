@@ -105,8 +105,9 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
             let mut entries = String::new();
             for (name, object) in state.objects.iter().filter(|(name, _)| name.starts_with(&below)) {
                 let (key, size) = (name.split_once('/').unwrap().1, object.len());
-                entries += &format!("<Contents><Key>{key}</Key><Size>{size}</Size>");
-                entries += "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>";
+                let entry = ["<Contents><Key>", key, "</Key><Size>", &size.to_string(), "</Size>"].concat();
+                entries.push_str(&entry);
+                entries.push_str("<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>");
             }
             reply(200, &format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"))
         }

@@ -469,7 +469,7 @@ impl Worker {
             prefix: &key_prefix(&destination.config),
             folder: &settings.bucket_folder,
             source_id,
-            custom_date_prefix: &settings.custom_date_prefix,
+            custom_date_prefix: &moment.of_type.custom_date_prefix,
             date,
             layout,
             started_s,

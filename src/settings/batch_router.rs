@@ -55,6 +55,7 @@ pub(super) const KEYS: &[Key] = &[
         "1s",
         "Least time between two looks at the backlog of a destination.",
     )
+    .also(&["BatchRouter.<TYPE>.pingFrequency"])
     .hot(),
     Key::new("BatchRouter.partitionWorker.concurrency", Kind::Int, "10", "Uploads of one destination at a time.")
         .also(&["BatchRouter.<TYPE>.partitionWorker.concurrency"])
@@ -97,6 +98,7 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "Text directly before the date in object keys, such as \"date=\".",
     )
+    .also(&["BatchRouter.<TYPE>.customDatePrefix"])
     .hot(),
     Key::new("BatchRouter.customTimezone", Kind::Text, "", "IANA time zone of the date in object keys; empty = UTC.")
         .also(&["BatchRouter.customTimezone.<workspaceID>"])
@@ -203,8 +205,6 @@ pub struct BatchRouterSettings {
     pub payload_limit: u64,
     /// Folder of delivered files below the configured prefix.
     pub bucket_folder: String,
-    /// Text directly before the date in object keys.
-    pub custom_date_prefix: String,
     /// A manifest without an answer of its storage is dropped at this age.
     pub manifest_retention: Duration,
     /// Whether object stores at private addresses are refused.
@@ -250,6 +250,8 @@ pub struct BatchRouterTypeSettings {
     pub breaker_open: Duration,
     /// Longest time of one storage operation.
     pub storage_timeout: Duration,
+    /// Text directly before the date in object keys.
+    pub custom_date_prefix: String,
 }
 
 /// Settings of the gateway archive.
@@ -322,7 +324,6 @@ impl BatchRouterSettings {
             raw: Arc::clone(raw),
             payload_limit: r.bytes("BatchRouter.PayloadLimit").max(1),
             bucket_folder: r.text("DESTINATION_BUCKET_FOLDER_NAME"),
-            custom_date_prefix: r.text("BatchRouter.customDatePrefix"),
             manifest_retention: r.duration("BatchRouter.manifestRetention"),
             block_private_ips: r.flag("BatchRouter.blockPrivateIPs"),
             to_abort_destination_ids: r.list("BatchRouter.toAbortDestinationIDs"),
@@ -401,6 +402,7 @@ impl BatchRouterTypeSettings {
             max_consecutive_failures: attempts("BatchRouter.maxConsecutiveFailures").max(1),
             breaker_open,
             storage_timeout: storage_timeout.max(Duration::from_secs(1)),
+            custom_date_prefix: r.text("BatchRouter.customDatePrefix"),
         }
     }
 }
