@@ -336,8 +336,12 @@ fn reached_nobody(error: &reqwest::Error) -> bool {
     error.is_connect() && !answered
 }
 
+/// An error and its causes; looks into I/O errors, which hide what they wrap.
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| StdError::source(*error))
+    std::iter::successors(Some(error), |error| {
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| StdError::source(*error))
+    })
 }
 
 /// The causes of an error, without the client's own wording, which repeats the URL.

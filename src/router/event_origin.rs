@@ -187,8 +187,9 @@ mod tests {
         let origins = ConfiguredOrigins::of(&destination("WEBHOOK", config), &[]);
         let mut request = request("https://evil.test/steal");
         origins.strip(&mut request);
-        let left: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(left, ["x-event", "content-type", "user-agent"]);
+        let mut left: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "user-agent", "x-event"]);
         assert_eq!(request.url.as_str(), "https://evil.test/steal?q=1");
     }
 }

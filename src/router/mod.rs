@@ -178,3 +178,6 @@ fn start_missing(
     common.partitions.store(started.len(), Ordering::Relaxed);
     events::active_partitions(started.len());
 }
+
+#[cfg(test)]
+mod tests;
