@@ -180,6 +180,7 @@ impl Kit {
                 "source_id": "s", "destination_id": destination, "transform_at": "processor", "event_type": "track",
                 "received_at": "2024-03-10T12:00:00.000Z", "message_id": format!("{user}-{n}"),
             });
+            let (payload, parameters) = (payload.to_string(), parameters.to_string());
             let job = NewJob {
                 uuid: uuid::Uuid::new_v4(),
                 workspace_id: "w",
@@ -187,8 +188,8 @@ impl Kit {
                 source_id: "s",
                 destination_id: destination,
                 user_id: user,
-                parameters: parameters.to_string().as_bytes(),
-                payload: &[payload.to_string().as_bytes()],
+                parameters: parameters.as_bytes(),
+                payload: &[payload.as_bytes()],
                 event_count: 1,
             };
             tx.append(Queue::Rt, self.jobs.encode(Queue::Rt, &job));
