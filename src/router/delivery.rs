@@ -311,7 +311,7 @@ async fn read_answer(mut response: Response, url: &Url, rules: &DeliveryRules) -
 }
 
 fn no_answer(method: &Method, url: &Url, error: &reqwest::Error) -> Answer {
-    if chain(error).any(|cause| cause.is::<AddressRefused>()) {
+    if chain(error).any(<dyn StdError>::is::<AddressRefused>) {
         return Answer::own(REFUSED_CODE, REFUSED_TEXT);
     }
     Answer {

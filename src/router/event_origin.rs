@@ -14,6 +14,8 @@ use serde_json::Value;
 use super::wire::{WireRequest, remove_from_query};
 use crate::backend_config::Destination;
 
+/// Origins of earlier configurations that are remembered, for jobs that were mapped under them.
+const EARLIER_ORIGINS: usize = 16;
 /// Configured texts shorter than this say nothing about where a header came from.
 const TELLING_LENGTH: usize = 4;
 
@@ -73,6 +75,15 @@ impl ConfiguredOrigins {
         };
         let headers = request.headers.iter().filter(|(name, _)| !harmless.contains(name));
         headers.filter(|(name, value)| private(name, value.as_bytes())).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Lets the origins of an earlier configuration count too: jobs that wait were mapped under it.
+    pub fn remember_earlier(&mut self, earlier: &ConfiguredOrigins) {
+        for origin in earlier.origins.iter().take(EARLIER_ORIGINS) {
+            if !self.origins.contains(origin) {
+                self.origins.push(origin.clone());
+            }
+        }
     }
 
     /// Removes from the request what the configuration added to it.
@@ -168,6 +179,11 @@ mod tests {
         ] {
             assert_eq!(origins.is_foreign(&Url::parse(url).unwrap()), foreign, "{url}");
         }
+        let mut moved =
+            ConfiguredOrigins::of(&destination("WEBHOOK", json!({"webhookUrl": "https://new.example"})), &[]);
+        moved.remember_earlier(&origins);
+        assert!(!moved.is_foreign(&Url::parse("https://api.example/").unwrap()));
+        assert!(!moved.is_foreign(&Url::parse("https://new.example/").unwrap()));
         let template = json!({"webhookUrl": "{{ message.url || \"https://api.example\" }}"});
         let origins = ConfiguredOrigins::of(&destination("WEBHOOK", template), &[]);
         assert!(!origins.is_foreign(&Url::parse("https://api.example/").unwrap()));

@@ -10,7 +10,7 @@
 //! Where things are: the rules are pure files with table tests ([`status_table`], [`backoff`], [`retry_limit`],
 //! [`error_response`], [`drain`], [`barrier`], [`pickup`], [`throttle`], [`unreachable`], [`worker_index`],
 //! [`worker_batch`], [`private_address`], [`wire`], [`response`]); `partition` runs them for one destination with
-//! `worker` and `status_writer`; [`delivery`] talks HTTP.
+//! `walk`, `worker` and `status_writer`; [`delivery`] talks HTTP.
 
 pub mod backoff;
 pub mod barrier;
@@ -27,10 +27,12 @@ mod plan;
 pub mod private_address;
 pub mod response;
 pub mod retry_limit;
+mod shared;
 pub mod status_table;
 mod status_writer;
 pub mod throttle;
 pub mod unreachable;
+mod walk;
 pub mod wire;
 pub mod worker;
 pub mod worker_batch;
@@ -51,7 +53,7 @@ use crate::settings::Live;
 
 pub use board::{Activity, Board, DestinationState, LastError, Pause};
 use drain::ClockWatch;
-use partition::Common;
+use shared::Common;
 
 /// Safety tick of the search for destinations with jobs.
 const TICK: Duration = Duration::from_secs(1);

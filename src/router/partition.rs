@@ -6,7 +6,6 @@
 //! destination that cannot take anything costs nothing but its tick: the loop then waits for the one event that
 //! changes it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,32 +17,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::RouterError;
 use super::barrier::Barrier;
-use super::board::{Activity, Board};
-use super::delivery::Courier;
-use super::drain::{self, Facts, Reason, Standing};
-use super::error_response::Previous;
+use super::board::Activity;
+use super::drain::Standing;
 use super::events;
-use super::outcome::{JobFacts, limit_of};
-use super::pickup::{Candidate, Decision, Discard, Pass, PassRules};
+use super::pickup::{Discard, PassRules};
 use super::plan::Plan;
-use super::retry_limit::{self, LastAttempt};
+use super::shared::{Common, Shared};
 use super::status_writer;
-use super::throttle::{Adaptive, Gcra, Rate, Seen, Throttler, adapted_query_size, cost};
-use super::unreachable::{Allowance, Reachability};
-use super::worker::{Finished, Held, Worker, assign};
-use crate::backend_config::{Snapshot, Snapshots};
-use crate::clock::Clock;
-use crate::jobsdb::{Job, JobState, JobsDb, Lease, Limits, Queue, Select};
-use crate::settings::{Live, Settings};
+use super::throttle::{Adaptive, Rate, Throttler};
+use super::unreachable::Allowance;
+use super::walk::{DEEP_REST, LARGEST_PAGE, Walk};
+use super::worker::Worker;
+use crate::backend_config::Snapshot;
+use crate::jobsdb::{Queue, Select};
+use crate::settings::Settings;
 
-/// Endpoint labels with a limiter of their own.
-pub(super) const ENDPOINTS: usize = 200;
-/// Payload bytes that all destinations together may hold.
-const HELD_BYTES: u64 = 256 << 20;
-/// A destination may hold this much, however many there are.
-const HELD_BYTES_EACH: u64 = 4 << 20;
 /// Results on their way to the writer.
 const RESULTS: usize = 2_000;
+/// Least jobs of a query after a pass that gave most of them back.
+const SMALLEST_PAGE: usize = 64;
 /// Rest between a pass and the next one that room or a stored result asks for.
 const SHORT_REST: Duration = Duration::from_millis(2);
 /// Rest after a pass that gave jobs back, before news of the queue counts; those may be our own.
@@ -56,82 +48,6 @@ const THROTTLED_REST: Duration = Duration::from_millis(50);
 const STILL_HERE: Duration = Duration::from_secs(15);
 /// A pause older than this raises an alert.
 const OLD_PAUSE_MS: i64 = 24 * 3_600 * 1_000;
-
-/// What all destinations share.
-#[derive(Clone)]
-pub(super) struct Common {
-    pub(super) jobs: JobsDb,
-    pub(super) config: Snapshots,
-    pub(super) settings: Live,
-    pub(super) clock: Clock,
-    pub(super) board: Arc<Board>,
-    pub(super) courier: Arc<Courier>,
-    /// Whether ages of jobs can be trusted (the clock did not jump).
-    pub(super) ages_count: Arc<AtomicBool>,
-    /// Destinations that deliver now; they share the memory for payloads.
-    pub(super) partitions: Arc<AtomicUsize>,
-}
-
-/// What the loop, the workers and the writer of one destination share.
-pub(super) struct Shared {
-    pub(super) id: String,
-    pub(super) jobs: JobsDb,
-    pub(super) clock: Clock,
-    pub(super) board: Arc<Board>,
-    pub(super) courier: Arc<Courier>,
-    pub(super) plan: ArcSwap<Plan>,
-    pub(super) barrier: Mutex<Barrier>,
-    pub(super) workers: Vec<Worker>,
-    pub(super) reach: Mutex<Reachability>,
-    pub(super) seen: Mutex<Seen>,
-    pub(super) endpoint_limiters: Mutex<HashMap<String, Gcra>>,
-    pub(super) results: mpsc::Sender<Finished>,
-    started: Instant,
-    stop: CancellationToken,
-    progress: Notify,
-    worker_idle: AtomicBool,
-    held_jobs: AtomicUsize,
-    held_bytes: AtomicU64,
-}
-
-impl Shared {
-    /// Whether the router is stopping.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
-    }
-
-    /// Time since the destination started, for rate limits.
-    pub(super) fn elapsed_ns(&self) -> i128 {
-        i128::try_from(self.started.elapsed().as_nanos()).unwrap_or(i128::MAX / 4)
-    }
-
-    /// Gives jobs back to their queue, unchanged.
-    pub(super) fn give_back(&self, held: &[Held]) {
-        let leases: Vec<Lease> = held.iter().map(|held| held.job.lease).collect();
-        self.jobs.release(&leases);
-        self.let_go(held);
-    }
-
-    /// The jobs are not held any more.
-    pub(super) fn let_go(&self, held: &[Held]) {
-        let bytes = held.iter().map(Held::bytes).sum();
-        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.held_jobs.fetch_sub(held.len(), Ordering::Release);
-        self.progress.notify_one();
-    }
-
-    /// Wakes the loop, which decides whether it is worth a pass.
-    pub(super) fn made_progress(&self, worker_is_idle: bool) {
-        if worker_is_idle {
-            self.worker_idle.store(true, Ordering::Relaxed);
-        }
-        self.progress.notify_one();
-    }
-
-    fn waiting_for_workers(&self) -> usize {
-        self.workers.iter().map(Worker::waiting).sum()
-    }
-}
 
 /// What the loop waits for after a pass.
 #[derive(Clone, Copy, Debug)]
@@ -156,20 +72,23 @@ enum Progress {
 
 /// The loop of one destination.
 pub(super) struct Partition {
-    common: Common,
-    shared: Arc<Shared>,
-    select: Select,
+    pub(super) common: Common,
+    pub(super) shared: Arc<Shared>,
+    pub(super) select: Select,
     kind: String,
     workspace_id: String,
     plan_of: (Arc<Settings>, Option<Arc<Snapshot>>),
-    throttler: Throttler,
+    pub(super) throttler: Throttler,
     adaptive: Adaptive,
     last_increase: Instant,
     last_decrease: Instant,
     pass_number: usize,
     fruitless: u32,
     idle_passes: u32,
-    drained_before: bool,
+    pub(super) page: usize,
+    pub(super) deep_rest: Duration,
+    pub(super) next_deep: Instant,
+    pub(super) drained_before: bool,
     refill_mark: usize,
     unknown_since: Option<Instant>,
     last_sample: Instant,
@@ -226,6 +145,9 @@ pub(super) async fn run(
         pass_number: 0,
         fruitless: 0,
         idle_passes: 0,
+        page: LARGEST_PAGE,
+        deep_rest: DEEP_REST.0,
+        next_deep: now,
         drained_before: false,
         refill_mark: 0,
         unknown_since: None,
@@ -326,7 +248,8 @@ impl Partition {
         if same_config && Arc::ptr_eq(&settings, &self.plan_of.0) {
             return;
         }
-        let plan = Plan::new(&settings, config.as_deref(), &self.kind, &self.shared.id, &self.workspace_id);
+        let mut plan = Plan::new(&settings, config.as_deref(), &self.kind, &self.shared.id, &self.workspace_id);
+        plan.origins.remember_earlier(&self.shared.plan.load().origins);
         self.shared.barrier.lock().set_params(plan.barrier_params());
         self.shared.plan.store(Arc::new(plan));
         self.plan_of = (settings, config);
@@ -353,7 +276,7 @@ impl Partition {
         let mut slots: Vec<usize> =
             self.shared.workers.iter().map(|worker| worker.free_slots(&plan.settings, page)).collect();
         let is_probe = allowance == Allowance::Probe;
-        let mut walk = Walk::new(self.pass_rules(&plan), self.pass_number, is_probe);
+        let mut walk = Walk::new(pass_rules(&plan), self.pass_number, is_probe);
         self.pass_number = self.pass_number.wrapping_add(1);
         let walked = self.walk(&plan, &mut slots, &mut walk).await;
         self.shared.jobs.release(&walk.discarded);
@@ -425,15 +348,8 @@ impl Partition {
         });
     }
 
-    fn pass_rules(&self, plan: &Plan) -> PassRules {
-        PassRules {
-            guarantees_order: plan.settings.guarantee_user_order,
-            throttling_ends_pass: !plan.settings.throttle_per_event_type,
-        }
-    }
-
     /// The rate limit of the destination as a whole, refusals included.
-    fn rate(&self, plan: &Plan) -> Rate {
+    pub(super) fn rate(&self, plan: &Plan) -> Rate {
         match plan.adaptive() {
             Some(params) => Rate { limit: self.adaptive.limit(&params), window: params.window },
             None => plan.rate,
@@ -461,170 +377,15 @@ impl Partition {
         events::rate_limit(&plan.labels, self.adaptive.limit(&params), true);
     }
 
-    /// Payload bytes that this destination may hold.
-    fn byte_budget(&self, plan: &Plan) -> u64 {
-        let sharers = u64::try_from(self.common.partitions.load(Ordering::Relaxed).max(1)).unwrap_or(1);
-        plan.settings.payload_limit.min((HELD_BYTES / sharers).max(HELD_BYTES_EACH))
-    }
-
-    /// Jobs that one query asks for.
-    fn query_size(&self, plan: &Plan) -> usize {
-        let settings = &plan.settings;
-        let rate = self.rate(plan);
-        if !rate.is_active() || self.drained_before {
-            return settings.job_query_batch_size;
-        }
-        let adapted = adapted_query_size(
-            &[rate.per_second()],
-            settings.read_sleep,
-            settings.job_query_batch_size,
-            settings.max_job_query_batch_size,
-        );
-        let available = self.throttler.available("", rate, self.shared.elapsed_ns()).unwrap_or(u64::MAX);
-        adapted.min(usize::try_from(available.saturating_add(1)).unwrap_or(usize::MAX))
-    }
-
-    /// Leases page after page and decides about every job.
-    async fn walk(&mut self, plan: &Arc<Plan>, slots: &mut [usize], walk: &mut Walk) -> Result<(), RouterError> {
-        let budget = self.byte_budget(plan);
-        let mut size = self.query_size(plan);
-        for query in 0..plan.settings.max_queries {
-            let free: usize = if walk.is_probe { usize::from(walk.reserved == 0) } else { slots.iter().sum() };
-            let held = self.shared.held_bytes.load(Ordering::Relaxed).saturating_add(walk.discarded_bytes);
-            if free == 0 || held >= budget || walk.pass.has_ended() || self.shared.is_stopping() {
-                walk.has_more |= query == 0;
-                return Ok(());
-            }
-            let limits = Limits { jobs: size.min(free).max(1), events: 0, bytes: budget - held };
-            let fetched = self.common.jobs.fetch_async(Queue::Rt, &self.select, limits).await;
-            let page = fetched.map_err(|source| RouterError::Store { destination: self.shared.id.clone(), source })?;
-            let fetched = page.jobs.len();
-            walk.has_more = page.limits_reached;
-            let discarded_before = walk.discarded.len();
-            self.decide_page(plan, page.jobs, slots, walk);
-            let discarded = walk.discarded.len() - discarded_before;
-            let tolerated = fetched.saturating_mul(plan.settings.discarded_tolerance_percent) / 100;
-            if !page.limits_reached || discarded <= tolerated {
-                return Ok(());
-            }
-            size = discarded;
-        }
-        Ok(())
-    }
-
-    fn decide_page(&mut self, plan: &Arc<Plan>, jobs: Vec<Job>, slots: &mut [usize], walk: &mut Walk) {
-        let now_ms = self.common.clock.now_ms();
-        let now_ns = self.shared.elapsed_ns();
-        let rate = self.rate(plan);
-        let costs_count = match plan.settings.adaptive {
-            Some(adaptive) => !adaptive.ignore_costs,
-            None => !plan.settings.ignore_throttling_costs,
-        };
-        let mut starting: Vec<(usize, Held)> = Vec::new();
-        {
-            let mut barrier = self.shared.barrier.lock();
-            for job in jobs {
-                let facts = JobFacts::read(&job.parameters);
-                let aborts = self.reason_to_abort(plan, &job, &facts, now_ms);
-                let partition = &job.partition;
-                let order_key = format!("{}:{}:{}", partition.workspace_id, partition.destination_id, job.user_id);
-                let failed = job.last.as_ref().filter(|last| last.state == JobState::Failed && last.status.attempt > 0);
-                let order_is_off = plan.order_is_off(&partition.workspace_id);
-                if order_is_off {
-                    barrier.disable(&order_key, now_ms);
-                }
-                let candidate = Candidate {
-                    id: job.id,
-                    order_key: &order_key,
-                    backoff_until_ms: failed.map(|last| last.status.retry_ms),
-                    aborts: aborts.is_some(),
-                    order_is_off,
-                };
-                let per_type = plan.settings.throttle_per_event_type;
-                let throttler = &mut self.throttler;
-                let mut take_rate = || {
-                    let (name, rate) = if per_type {
-                        (facts.event_type.as_str(), plan.rate_of(&facts.event_type))
-                    } else {
-                        ("", rate)
-                    };
-                    let price = match &plan.destination {
-                        Some(destination) if rate.is_active() => {
-                            let ignores = per_type || !costs_count;
-                            cost(&destination.definition.config, &facts.event_type, job.event_count, ignores)
-                        }
-                        _ => 1,
-                    };
-                    throttler.take(name, rate, price, now_ns)
-                };
-                let decision = if walk.is_probe && walk.reserved > 0 {
-                    Decision::Discard(Discard::NoSlot)
-                } else {
-                    walk.pass.decide(&candidate, slots, &mut barrier, &mut take_rate, now_ms)
-                };
-                match decision {
-                    Decision::Reserve { worker, ordered } => {
-                        walk.reserved += 1;
-                        walk.drained += usize::from(aborts.is_some());
-                        let is_probe = walk.is_probe;
-                        starting.push((worker, Held { job, facts, order_key, ordered, aborts, is_probe }));
-                    }
-                    Decision::Discard(reason) => {
-                        walk.discarded_bytes += u64::try_from(job.payload.len()).unwrap_or(u64::MAX);
-                        walk.discarded.push(job.lease);
-                        *walk.reasons.entry(reason).or_default() += 1;
-                    }
-                }
-            }
-        }
-        let bytes = starting.iter().map(|(_, held)| held.bytes()).sum();
-        self.shared.held_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.shared.held_jobs.fetch_add(starting.len(), Ordering::AcqRel);
-        for (worker, held) in starting {
-            if held.is_probe {
-                self.shared.reach.lock().probe_started();
-            }
-            assign(&self.shared, worker, held);
-        }
-    }
-
-    /// Why the job is to be given up, if it is.
-    fn reason_to_abort(&self, plan: &Plan, job: &Job, facts: &JobFacts, now_ms: i64) -> Option<Reason> {
-        let settings = &plan.settings;
-        let age_ms = now_ms.saturating_sub(job.created_us.div_euclid(1_000));
-        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
-        let run = facts.job_run_id.as_str();
-        let drained = drain::reason(&Facts {
-            age: self.common.ages_count.load(Ordering::Relaxed).then_some(age),
-            retention: settings.job_retention,
-            standing: plan.standing,
-            to_abort: settings.to_abort_destinations.iter().any(|listed| *listed == self.shared.id),
-            run_cancelled: !run.is_empty()
-                && (settings.cancelled_job_runs.iter().any(|listed| listed == run)
-                    || self.common.board.is_cancelled(run)),
-        });
-        if drained.is_some() {
-            return drained;
-        }
-        let last = job.last.as_ref().filter(|last| last.state == JobState::Failed)?;
-        if !retry_limit::counts(&last.status.error_code) {
-            return None;
-        }
-        let previous = Previous::read(&last.status.error_response);
-        let attempt = LastAttempt {
-            error_code: &last.status.error_code,
-            attempt: last.status.attempt,
-            first_attempted_ms: previous.first_attempted_ms(),
-            unreachable: previous.was_unreachable(),
-        };
-        let reached = retry_limit::is_reached(&attempt, limit_of(settings, run), now_ms, settings.unreachable_counts);
-        reached.then_some(Reason::RetryLimit)
-    }
-
     /// What the loop waits for after this pass.
     fn next(&mut self, plan: &Plan, walk: &Walk, slots: &[usize], now_ms: i64) -> Next {
         let settings = &plan.settings;
         self.refill_mark = self.shared.waiting_for_workers() / 2;
+        self.page = if walk.discarded.len() > walk.reserved {
+            (walk.reserved * 2).clamp(SMALLEST_PAGE, LARGEST_PAGE)
+        } else {
+            (self.page * 2).min(LARGEST_PAGE)
+        };
         self.fruitless = if walk.reserved > 0 { 0 } else { self.fruitless.saturating_add(1) };
         self.idle_passes =
             if walk.reserved == 0 && walk.discarded.is_empty() { self.idle_passes.saturating_add(1) } else { 0 };
@@ -665,29 +426,9 @@ impl Partition {
     }
 }
 
-/// What one pass has met.
-struct Walk {
-    pass: Pass,
-    is_probe: bool,
-    reserved: usize,
-    drained: usize,
-    discarded: Vec<Lease>,
-    discarded_bytes: u64,
-    reasons: HashMap<Discard, u64>,
-    has_more: bool,
-}
-
-impl Walk {
-    fn new(rules: PassRules, first_worker: usize, is_probe: bool) -> Walk {
-        Walk {
-            pass: Pass::new(rules, first_worker),
-            is_probe,
-            reserved: 0,
-            drained: 0,
-            discarded: Vec::new(),
-            discarded_bytes: 0,
-            reasons: HashMap::new(),
-            has_more: false,
-        }
+fn pass_rules(plan: &Plan) -> PassRules {
+    PassRules {
+        guarantees_order: plan.settings.guarantee_user_order,
+        throttling_ends_pass: !plan.settings.throttle_per_event_type,
     }
 }

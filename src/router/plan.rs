@@ -163,7 +163,7 @@ impl Plan {
     pub(super) fn order_is_off(&self, workspace_id: &str) -> bool {
         let settings = &self.settings;
         settings.ordering_disabled_workspaces.iter().any(|listed| listed == workspace_id)
-            || settings.ordering_disabled_destinations.iter().any(|listed| *listed == self.id)
+            || settings.ordering_disabled_destinations.contains(&self.id)
     }
 }
 

@@ -63,16 +63,16 @@ pub fn unwrapped(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
-    let [a, b, c, d, e, f, high, low] = v6.segments();
+    let [front @ .., high, low] = v6.segments();
     let inner = |high: u16, low: u16| {
         let [h0, h1] = high.to_be_bytes();
         let [l0, l1] = low.to_be_bytes();
         IpAddr::V4(Ipv4Addr::new(h0, h1, l0, l1))
     };
-    match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0xffff) | (0x0064, 0xff9b, 0, 0, 0, 0) => inner(high, low),
-        (0, 0, 0, 0, 0, 0) if high != 0 || low > 1 => inner(high, low),
-        (0x2002, high, low, ..) => inner(high, low),
+    match front {
+        [0, 0, 0, 0, 0, 0xffff] | [0x0064, 0xff9b, 0, 0, 0, 0] => inner(high, low),
+        [0, 0, 0, 0, 0, 0] if high != 0 || low > 1 => inner(high, low),
+        [0x2002, high, low, ..] => inner(high, low),
         _ => address,
     }
 }

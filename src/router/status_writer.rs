@@ -17,7 +17,7 @@ use super::drain::Reason;
 use super::error_response::ErrorAt;
 use super::events;
 use super::outcome::dead_letter;
-use super::partition::Shared;
+use super::shared::Shared;
 use super::status_table::{DELIVERED_WITH_WARNING, Verdict};
 use super::worker::{Finished, Held};
 use crate::jobsdb::{Durability, JobsDbError, Outcome, Tx};

@@ -125,7 +125,7 @@ pub fn cost(definition: &Map<String, Value>, event_type: &str, events: u32, igno
         let whole = number.as_u64().or_else(|| {
             let float = number.as_f64()?;
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the range")]
-            (float >= 1.0 && float < 1e15).then_some(float as u64)
+            (1.0..1e15).contains(&float).then_some(float as u64)
         });
         whole.filter(|price| *price > 0)
     };

@@ -16,9 +16,9 @@ use super::drain::{DRAIN_CODE, Reason};
 use super::error_response::ErrorAt;
 use super::events;
 use super::outcome::{Attempted, Before, JobFacts, Judged, judge, status_after_attempt, status_after_drain};
-use super::partition::Shared;
 use super::pickup::{Step, next_step};
 use super::plan::Plan;
+use super::shared::{ENDPOINTS, Shared};
 use super::status_table::{Verdict, is_success};
 use super::throttle::Gcra;
 use super::unreachable::Allowance;
@@ -291,7 +291,7 @@ async fn wait_for_rate(shared: &Shared, plan: &Plan, endpoint_path: &str) {
         let wait = {
             let mut limiters = shared.endpoint_limiters.lock();
             if limiters.get(endpoint_path).is_none_or(|limiter: &Gcra| limiter.rate() != rate) {
-                if limiters.len() >= super::partition::ENDPOINTS {
+                if limiters.len() >= ENDPOINTS {
                     return;
                 }
                 limiters.insert(endpoint_path.to_owned(), Gcra::new(rate));

@@ -165,7 +165,7 @@ async fn reaching_nobody_is_told_from_a_destination_that_hangs_up_or_hangs() {
     let address = closes.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = closes.accept().await {
-            drop(stream)
+            drop(stream);
         }
     });
     let closed = send(&courier, &format!("http://{address}/")).await;
