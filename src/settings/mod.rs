@@ -44,7 +44,7 @@ pub use load::{Loaded, Sources, load};
 pub use log::{LogFormat, LogLevel, LogSettings};
 pub use processor::ProcessorSettings;
 pub use raw::{Origin, Raw, Reader, SettingsError};
-pub use router::{RouterSettings, RouterTypeSettings};
+pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
 pub use storage::{Profile, StorageSettings};
 
 /// Every setting of the node, validated.
