@@ -19,7 +19,7 @@ use super::datasets::DroppedRange;
 use super::keys::{self, Place};
 use super::record::{self, IndexEntry};
 use super::state::{Held, PartState};
-use crate::storage::{Batch, Family, Flush, Flusher, StorageError, codec};
+use crate::storage::{Acknowledge, Batch, Family, Flush, Flusher, StorageError, codec};
 
 /// Where the verdict of a commit goes.
 pub(super) type Verdict = oneshot::Sender<Result<Receipt, JobsDbError>>;
@@ -183,7 +183,7 @@ impl Writer {
         for (queue, op, record) in tx.journal {
             match record {
                 Some(record) => {
-                    batch.put(Family::Meta, keys::journal(queue, op).as_ref(), &record::encode_journal(&record))
+                    batch.put(Family::Meta, keys::journal(queue, op).as_ref(), &record::encode_journal(&record));
                 }
                 None => batch.delete(Family::Meta, keys::journal(queue, op).as_ref()),
             }
@@ -441,7 +441,7 @@ impl Writer {
         for change in std::mem::take(&mut self.changes) {
             shared.apply(change);
         }
-        let mut acknowledgements: Vec<Box<dyn FnOnce(Result<(), &StorageError>) + Send>> = Vec::new();
+        let mut acknowledgements: Vec<Acknowledge> = Vec::new();
         for answer in self.answers.drain(..) {
             match answer.durability {
                 Durability::Lazy => {

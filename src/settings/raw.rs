@@ -346,7 +346,7 @@ pub fn parse_bytes(text: &str, factor: u64) -> Option<u64> {
     };
     let bytes = number.parse::<f64>().ok()? * unit;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the range first")]
-    (bytes >= 0.0 && bytes < 9e18).then_some(bytes as u64)
+    (0.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
 #[cfg(test)]
