@@ -26,8 +26,6 @@ use crate::settings::{GatewaySettings, Settings};
 
 /// Longest client address that is believed.
 const LONGEST_ADDRESS: usize = 64;
-/// The store answers within `WriteTimeout`; this much later it is not waited for any longer.
-const VERDICT_SLACK: Duration = Duration::from_secs(1);
 
 /// Who sent a request.
 pub(super) struct Client<'a> {
@@ -271,17 +269,16 @@ fn transaction(shared: &Shared, prepared: &Prepared<'_>) -> (Tx, events::Accepte
     (tx, accepted)
 }
 
-/// Commits, and lets the next of the lane go once the transaction is queued: a commit queues when it is polled first.
-pub(super) async fn commit<Lane>(shared: &Shared, tx: Tx, lane: Lane, write_timeout: Duration) -> Result<(), Refusal> {
-    let mut committing = pin!(shared.jobs.commit(tx));
-    let first = std::future::poll_fn(|context| Poll::Ready(committing.as_mut().poll(context))).await;
+/// Commits, and lets the next of the lane go once the transaction stands in the writer's queue: a commit takes its
+/// place there when it is polled first.
+pub(super) async fn commit<Lane>(shared: &Shared, tx: Tx, lane: Lane, wait: Duration) -> Result<(), Refusal> {
+    let mut committing = pin!(shared.jobs.commit_within(tx, wait));
+    let poll_once = std::future::poll_fn(|context| Poll::Ready(committing.as_mut().poll(context)));
+    let first = tokio::task::unconstrained(poll_once).await;
     drop(lane);
     let verdict = match first {
         Poll::Ready(verdict) => verdict,
-        Poll::Pending => match tokio::time::timeout(write_timeout + VERDICT_SLACK, committing).await {
-            Ok(verdict) => verdict,
-            Err(_) => Err(JobsDbError::Timeout),
-        },
+        Poll::Pending => committing.await,
     };
     verdict.map(|_| ()).map_err(|error| refusal_of(&error))
 }

@@ -65,6 +65,8 @@ impl Shared {
         let mut http = http1::Builder::new();
         // The socket keeps all clocks, see `socket`.
         http.header_read_timeout(None);
+        // A client that has sent everything may close its side: what it asked for is still stored and answered.
+        http.half_close(true);
         http.max_header_size(gateway.max_header_bytes).max_buf_size(gateway.max_header_bytes + BUFFER_SLACK);
         let accepts = deps.jobs.gate().borrow().accepts_events();
         Shared {
@@ -243,3 +245,7 @@ fn is_well_formed(version: Version, headers: &HeaderMap) -> bool {
     };
     one_host && chunked_only
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
