@@ -231,8 +231,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: BodyLimits =
-        BodyLimits { hard_cap: 1 << 20, idle: Duration::from_secs(10), min_rate: 1024 };
+    const LIMITS: BodyLimits = BodyLimits { hard_cap: 1 << 20, idle: Duration::from_secs(10), min_rate: 1024 };
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -262,7 +261,10 @@ mod tests {
         let text = b"{\"userId\":\"u\"}".repeat(100);
         assert_eq!(read(text.clone(), false, 1 << 20).await.unwrap(), text);
         assert_eq!(read(gzip(&text), true, 1 << 20).await.unwrap(), text);
-        assert_eq!(read([gzip(&text), gzip(b""), gzip(b"x")].concat(), true, 1 << 20).await.unwrap(), [&text[..], b"x"].concat());
+        assert_eq!(
+            read([gzip(&text), gzip(b""), gzip(b"x")].concat(), true, 1 << 20).await.unwrap(),
+            [&text[..], b"x"].concat()
+        );
         assert_eq!(read(Vec::new(), true, 1 << 20).await.unwrap(), b"");
     }
 

@@ -265,12 +265,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.connections.open.lock();
         open.by_number.remove(&self.number);
-        if self.connections.limit_per_peer.is_some() {
-            if let Some(of_peer) = open.by_peer.get_mut(&self.peer) {
-                *of_peer = of_peer.saturating_sub(1);
-                if *of_peer == 0 {
-                    open.by_peer.remove(&self.peer);
-                }
+        // Counted only where there is a limit.
+        if let Some(of_peer) = open.by_peer.get_mut(&self.peer) {
+            *of_peer = of_peer.saturating_sub(1);
+            if *of_peer == 0 {
+                open.by_peer.remove(&self.peer);
             }
         }
         drop(open);

@@ -58,7 +58,8 @@ impl Directory {
             .iter()
             .filter_map(|(id, workspace)| Some((id.as_str(), Arc::new(blocked_events(workspace)?))))
             .collect();
-        let entry = |source: &Arc<Source>| Arc::new(SourceEntry::new(source, blocked.get(source.workspace_id.as_str())));
+        let entry =
+            |source: &Arc<Source>| Arc::new(SourceEntry::new(source, blocked.get(source.workspace_id.as_str())));
         let by_id: HashMap<String, Arc<SourceEntry>> =
             snapshot.source_by_id.iter().map(|(id, source)| (id.clone(), entry(source))).collect();
         let by_write_key = snapshot
@@ -108,7 +109,11 @@ impl SourceEntry {
         SourceEntry {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             source: Arc::clone(source),
-            category: if definition.category.is_empty() { "eventStream".to_owned() } else { definition.category.clone() },
+            category: if definition.category.is_empty() {
+                "eventStream".to_owned()
+            } else {
+                definition.category.clone()
+            },
             quoted_write_key,
             bot_action,
             blocked_events: blocked.filter(|_| blockable).map(Arc::clone),

@@ -282,7 +282,8 @@ fn sdk(name: &str, version: &str) -> (usize, String) {
 fn is_semver(version: &str) -> bool {
     let core = version.split(['-', '+']).next().unwrap_or_default();
     let mut parts = core.split('.');
-    let numeric = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    let numeric =
+        |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
     numeric(parts.next()) && numeric(parts.next()) && numeric(parts.next()) && parts.next().is_none()
 }
 

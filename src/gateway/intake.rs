@@ -119,7 +119,8 @@ pub(super) fn prepare<'a>(context: &'a Context<'a>, rules: &Rules, body: &'a [u8
         let single = json::scan_single(body, rules.max_json_depth).map_err(|_| Refusal::InvalidJson)?;
         collector.take(single.event);
     } else {
-        json::scan_batch(body, rules.max_json_depth, |event| collector.take(event)).map_err(|_| Refusal::InvalidJson)?;
+        json::scan_batch(body, rules.max_json_depth, |event| collector.take(event))
+            .map_err(|_| Refusal::InvalidJson)?;
     }
     collector.finish(header_part)
 }

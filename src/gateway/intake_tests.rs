@@ -27,7 +27,12 @@ impl Stored {
 const NOW: &str = "2024-01-31T10:11:12.345Z";
 
 fn rules() -> Rules {
-    Rules { allow_without_identity: false, max_req_bytes: 4_096_000, max_expanded_bytes: 64 << 20, max_json_depth: 1200 }
+    Rules {
+        allow_without_identity: false,
+        max_req_bytes: 4_096_000,
+        max_expanded_bytes: 64 << 20,
+        max_json_depth: 1200,
+    }
 }
 
 fn directory() -> Directory {
@@ -56,7 +61,13 @@ fn directory() -> Directory {
     Directory::new(Arc::new(Snapshot::new(vec![workspace], 0)))
 }
 
-fn run_with(call: Call, source: &str, headers: &[(&str, &str)], rules: &Rules, body: &[u8]) -> Result<(Vec<Stored>, Option<Refusal>), Refusal> {
+fn run_with(
+    call: Call,
+    source: &str,
+    headers: &[(&str, &str)],
+    rules: &Rules,
+    body: &[u8],
+) -> Result<(Vec<Stored>, Option<Refusal>), Refusal> {
     let directory = directory();
     let headers: HashMap<&str, &str> = headers.iter().copied().collect();
     let header = |name: &str| headers.get(name).copied().unwrap_or_default();
@@ -226,7 +237,8 @@ fn events_with_something_to_normalise_are_stored_in_normal_form() {
 #[test]
 fn run_ids_come_from_the_first_event_else_from_headers() {
     let headers = [("X-Rudder-Job-Run-Id", "run-h"), ("X-Rudder-Task-Run-Id", "task-h"), ("AnonymousId", "hdr")];
-    let body = br#"{"batch":[{"userId":"u","context":{"sources":{"job_run_id":"run-e","task_run_id":7}}},{"userId":"u"}]}"#;
+    let body =
+        br#"{"batch":[{"userId":"u","context":{"sources":{"job_run_id":"run-e","task_run_id":7}}},{"userId":"u"}]}"#;
     let (jobs, _) = run_with(Call::Batch, "src", &headers, &rules(), body).unwrap();
     for job in &jobs {
         assert_eq!(job.parameters["source_job_run_id"], "run-e");
@@ -234,7 +246,8 @@ fn run_ids_come_from_the_first_event_else_from_headers() {
         assert_eq!(job.user_id, "hdr<<>>u<<>>u");
     }
     let long = "r".repeat(257);
-    let (jobs, _) = run_with(Call::Track, "src", &[("X-Rudder-Job-Run-Id", &long)], &rules(), br#"{"userId":"u"}"#).unwrap();
+    let (jobs, _) =
+        run_with(Call::Track, "src", &[("X-Rudder-Job-Run-Id", &long)], &rules(), br#"{"userId":"u"}"#).unwrap();
     assert_eq!(jobs[0].parameters["source_job_run_id"], "");
 }
 

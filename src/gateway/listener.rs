@@ -82,9 +82,13 @@ pub async fn serve(listeners: Listeners, deps: Deps, stop: CancellationToken) ->
     }
     // The sockets are closed here: whoever connects now is refused.
     shared.stop_accepting();
-    let drained = tokio::time::timeout(settings.gateway.graceful_shutdown_timeout, shared.connections.close_all()).await;
+    let drained =
+        tokio::time::timeout(settings.gateway.graceful_shutdown_timeout, shared.connections.close_all()).await;
     if drained.is_err() {
-        tracing::warn!(connections = shared.connections.count(), "requests in flight were cut off by GracefulShutdownTimeout");
+        tracing::warn!(
+            connections = shared.connections.count(),
+            "requests in flight were cut off by GracefulShutdownTimeout"
+        );
     }
     Ok(())
 }

@@ -33,7 +33,8 @@ pub(super) fn string(value: &[u8]) -> Option<std::borrow::Cow<'_, str>> {
 pub(super) fn write(parameters: &mut Vec<u8>, entry: &SourceEntry, call: Call, text: &[u8], fields: &Fields) {
     if let Some((action, keyword)) = entry.bot_action.zip(bot_keyword(text, fields)) {
         let (name, action) = (keyword, action.name());
-        parameters.extend_from_slice(format!(r#","is_bot":true,"bot_name":"{name}","bot_action":"{action}""#).as_bytes());
+        parameters
+            .extend_from_slice(format!(r#","is_bot":true,"bot_name":"{name}","bot_action":"{action}""#).as_bytes());
     }
     if is_blocked(entry, call, text, fields) {
         parameters.extend_from_slice(br#","is_event_blocked":true"#);

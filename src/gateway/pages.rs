@@ -58,10 +58,11 @@ pub(super) fn cluster_info() -> Answer {
 
 /// `/docs`: the routes, from the table that serves them.
 pub(super) fn docs() -> Answer {
-    let mut rows = String::new();
-    for entry in routes::TABLE {
-        rows.push_str(&format!("<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n", entry.method, entry.path, entry.about));
-    }
+    let row = |entry: &routes::Entry| {
+        format!("<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n", entry.method, entry.path, entry.about)
+    };
+    let rows: Vec<String> = routes::TABLE.iter().map(row).collect();
+    let rows = rows.concat();
     let page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Pintle</title></head><body>\n\
          <h1>Sending events to this node</h1>\n\

@@ -43,10 +43,9 @@ fn event(query: &str, call: Call, now: &str) -> Option<Value> {
         if name == "writeKey" || !seen.insert(name.clone()) {
             continue;
         }
-        if name == "anonymousId" {
-            if let Some(inner) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-                value = inner.to_owned();
-            }
+        let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        if let Some(inner) = quoted.filter(|_| name == "anonymousId").map(str::to_owned) {
+            value = inner;
         }
         match (call, name.as_str(), value.is_empty()) {
             (Call::Page, "name", true) => "Unknown Page".clone_into(&mut value),
@@ -170,7 +169,10 @@ mod tests {
     #[test]
     fn deep_paths_are_ignored() {
         let name = format!("a{}", ".a".repeat(20_000));
-        assert_eq!(built(&format!("{name}=1"), Call::Track).unwrap(), json!({"channel": "web", "integrations": {"All": true}}));
+        assert_eq!(
+            built(&format!("{name}=1"), Call::Track).unwrap(),
+            json!({"channel": "web", "integrations": {"All": true}})
+        );
         let name = format!("a{}", ".a".repeat(63));
         assert!(built(&format!("{name}=1"), Call::Track).unwrap().get("a").is_some());
     }

@@ -37,10 +37,20 @@ async fn node(adjust: impl FnOnce(&mut Settings)) -> Node {
     let storage = Storage::open(folder.path(), &settings.storage, &clock).unwrap();
     let jobs = JobsDb::open(storage, &settings, clock.clone()).unwrap();
     let source = |id: &str, enabled| {
-        let source = Source { id: id.to_owned(), write_key: format!("wk-{id}"), enabled, workspace_id: "ws".to_owned(), ..Source::default() };
+        let source = Source {
+            id: id.to_owned(),
+            write_key: format!("wk-{id}"),
+            enabled,
+            workspace_id: "ws".to_owned(),
+            ..Source::default()
+        };
         Arc::new(source)
     };
-    let workspace = Workspace { id: "ws".to_owned(), sources: vec![source("js", true), source("off", false)], ..Workspace::default() };
+    let workspace = Workspace {
+        id: "ws".to_owned(),
+        sources: vec![source("js", true), source("off", false)],
+        ..Workspace::default()
+    };
     let config = BackendConfig::fixed(Snapshot::new(vec![workspace], 0));
     let listeners = bind(&settings).await.unwrap();
     let address = listeners.addresses()[0];
@@ -128,13 +138,23 @@ async fn refusals_have_their_text_and_headers() {
     let good = r#"{"userId":"u"}"#;
     for (path, headers, text, expected) in [
         ("/v1/track", "", good, ("401", "failed to read writekey from header\n")),
-        ("/v1/track", "Authorization: Basic YmFkOg==\r\nOrigin: https://shop.example\r\n", good, ("401", "invalid write key\n")),
+        (
+            "/v1/track",
+            "Authorization: Basic YmFkOg==\r\nOrigin: https://shop.example\r\n",
+            good,
+            ("401", "invalid write key\n"),
+        ),
         ("/v1/batch", "Authorization: Basic d2stb2ZmOg==\r\n", "", ("404", "source is disabled\n")),
         ("/v1/track", GOOD, "nope", ("400", "invalid json\n")),
         ("/v1/track/", GOOD, good, ("404", "404 page not found\n")),
         ("/health", GOOD, "", ("405", "")),
         ("/beacon/v1/batch", GOOD, good, ("401", "failed to read writekey from query params\n")),
-        ("/v1/batch", "Authorization: Basic d2stanM6\r\nContent-Encoding: gzip\r\n", "{}", ("500", "failed to read body from request\n")),
+        (
+            "/v1/batch",
+            "Authorization: Basic d2stanM6\r\nContent-Encoding: gzip\r\n",
+            "{}",
+            ("500", "failed to read body from request\n"),
+        ),
     ] {
         let answer = node.post(path, headers, text).await;
         assert_eq!((status(&answer), body(&answer)), expected, "{path} {text}");
@@ -153,7 +173,10 @@ async fn a_connection_is_kept_after_answers_of_any_kind() {
     let node = node(|_| ()).await;
     let mut stream = node.connect().await;
     let request = |key: &str, body: &str| {
-        format!("POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
     };
     for (key, text, expected) in [
         ("d2stanM6", r#"{"userId":"u"}"#, "200"),
@@ -187,14 +210,22 @@ async fn malformed_requests_are_refused_and_their_connection_ends() {
         (format!("{post}Content-Length: 999999999999\r\n\r\n{{"), "413"),
         (format!("GET /health HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(530_000)), "431"),
         (format!("GET /health HTTP/1.1\r\nHost: x\r\nA: {}\r\nConnection: close\r\n\r\n", "a".repeat(400_000)), "200"),
-        (format!("GET /health HTTP/1.1\r\nHost: x\r\n{}\r\n", (0..100).map(|n| format!("A{n}: b\r\n")).collect::<String>()), "431"),
+        (
+            format!(
+                "GET /health HTTP/1.1\r\nHost: x\r\n{}\r\n",
+                (0..100).map(|n| format!("A{n}: b\r\n")).collect::<String>()
+            ),
+            "431",
+        ),
         (format!("GET /pixel/v1/track?x={} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(70_000)), "414"),
     ];
     for (request, expected) in cases {
         let answer = node.raw(request.as_bytes()).await;
         assert_eq!(status(&answer), expected, "{}", &request[..request.len().min(200)]);
     }
-    let smuggled = format!("{post}Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /version HTTP/1.1\r\nHost: x\r\n\r\n");
+    let smuggled = format!(
+        "{post}Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /version HTTP/1.1\r\nHost: x\r\n\r\n"
+    );
     let answer = node.raw(smuggled.as_bytes()).await;
     assert_eq!((status(&answer), answer.matches("HTTP/1.1").count()), ("400", 1), "{answer}");
     assert!(node.stored().await.is_empty());
@@ -237,7 +268,8 @@ async fn slow_heads_and_idle_connections_have_different_clocks() {
     let (time, answer) = until_closed("GET /version HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(time >= Duration::from_millis(900), "{time:?}");
     assert_eq!(status(&answer), "200");
-    let (_, answer) = until_closed(&format!("POST /v1/track HTTP/1.1\r\nHost: x\r\n{GOOD}Content-Length: 200\r\n\r\n{{")).await;
+    let (_, answer) =
+        until_closed(&format!("POST /v1/track HTTP/1.1\r\nHost: x\r\n{GOOD}Content-Length: 200\r\n\r\n{{")).await;
     assert_eq!((status(&answer), body(&answer)), ("500", "failed to read body from request\n"));
     node.end().await;
 }
@@ -282,7 +314,10 @@ async fn requests_of_one_sender_are_stored_in_order() {
     let mut requests = String::new();
     for number in 0..200 {
         let text = json!({"userId": "u", "n": number}).to_string();
-        requests.push_str(&format!("POST /v1/track HTTP/1.1\r\nHost: x\r\nAnonymousId: a\r\n{GOOD}Content-Length: {}\r\n\r\n{text}", text.len()));
+        requests.push_str(&format!(
+            "POST /v1/track HTTP/1.1\r\nHost: x\r\nAnonymousId: a\r\n{GOOD}Content-Length: {}\r\n\r\n{text}",
+            text.len()
+        ));
     }
     let answers = node.raw(requests.as_bytes()).await;
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 200);

@@ -11,23 +11,81 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("Gateway.listen", Kind::List, "127.0.0.1:8080", "Addresses of the ingest listener."),
     Key::new("Gateway.webPort", Kind::Int, "8080", "Given alone: listen on all interfaces at this port."),
     Key::new("Gateway.maxReqSizeInKB", Kind::Bytes(1024), "4000", "Most bytes of a request body, decompressed.").hot(),
-    Key::new("Gateway.hardCapFactor", Kind::Int, "4", "A body this many times over maxReqSizeInKB is not read to its end.").hot(),
-    Key::new("Gateway.maxExpandedBytes", Kind::Bytes(1), "", "Most bytes that the jobs of one request may hold (64MiB, small 16MiB)."),
-    Key::new("Gateway.maxInFlightBytes", Kind::Bytes(1), "", "Most bytes of all request bodies held at once (128MiB, small 32MiB, large 512MiB)."),
+    Key::new(
+        "Gateway.hardCapFactor",
+        Kind::Int,
+        "4",
+        "A body this many times over maxReqSizeInKB is not read to its end.",
+    )
+    .hot(),
+    Key::new(
+        "Gateway.maxExpandedBytes",
+        Kind::Bytes(1),
+        "",
+        "Most bytes that the jobs of one request may hold (64MiB, small 16MiB).",
+    ),
+    Key::new(
+        "Gateway.maxInFlightBytes",
+        Kind::Bytes(1),
+        "",
+        "Most bytes of all request bodies held at once (128MiB, small 32MiB, large 512MiB).",
+    ),
     Key::new("Gateway.maxJsonDepth", Kind::Int, "1200", "Deepest nesting of a request body.").hot(),
     Key::new("Gateway.maxConcurrentRequests", Kind::Int, "50000", "Most requests at once; 0 = no limit."),
-    Key::new("Gateway.maxConnections", Kind::Text, "auto", "Most connections; auto = by the limit of open files, at most 50000 (small 4096)."),
+    Key::new(
+        "Gateway.maxConnections",
+        Kind::Text,
+        "auto",
+        "Most connections; auto = by the limit of open files, at most 50000 (small 4096).",
+    ),
     Key::new("Gateway.maxConnectionsPerIP", Kind::Int, "0", "Most connections of one peer address; 0 = no limit."),
-    Key::new("Gateway.bodyIdleTimeout", Kind::Duration(Unit::Second), "10s", "Longest pause between two parts of a request body.").hot(),
-    Key::new("Gateway.bodyMinRate", Kind::Bytes(1), "1KiB", "Least bytes a second of a request body, judged after 30 s.").hot(),
-    Key::new("Gateway.allowReqsWithoutUserIDAndAnonymousID", Kind::Bool, "false", "Accept events that have neither id.").hot(),
+    Key::new(
+        "Gateway.bodyIdleTimeout",
+        Kind::Duration(Unit::Second),
+        "10s",
+        "Longest pause between two parts of a request body.",
+    )
+    .hot(),
+    Key::new(
+        "Gateway.bodyMinRate",
+        Kind::Bytes(1),
+        "1KiB",
+        "Least bytes a second of a request body, judged after 30 s.",
+    )
+    .hot(),
+    Key::new(
+        "Gateway.allowReqsWithoutUserIDAndAnonymousID",
+        Kind::Bool,
+        "false",
+        "Accept events that have neither id.",
+    )
+    .hot(),
     Key::new("Gateway.internalEndpointsEnabled", Kind::Bool, "false", "Serve /internal on the ingest listener too."),
-    Key::new("Gateway.requireDestinationIdHeader", Kind::Bool, "false", "Refuse reverse-ETL requests without a destination.").hot(),
-    Key::new("ReadHeaderTimeout", Kind::Duration(Unit::Second), "10s", "Longest time for a request head.").also(&["ReadHeaderTimeoutInSec"]),
-    Key::new("WriteTimeout", Kind::Duration(Unit::Second), "10s", "Longest wait for the durable store.").also(&["WriteTimeOutInSec"]),
-    Key::new("IdleTimeout", Kind::Duration(Unit::Second), "720s", "Longest time that a connection without a request is kept.").also(&["IdleTimeoutInSec"]),
+    Key::new(
+        "Gateway.requireDestinationIdHeader",
+        Kind::Bool,
+        "false",
+        "Refuse reverse-ETL requests without a destination.",
+    )
+    .hot(),
+    Key::new("ReadHeaderTimeout", Kind::Duration(Unit::Second), "10s", "Longest time for a request head.")
+        .also(&["ReadHeaderTimeoutInSec"]),
+    Key::new("WriteTimeout", Kind::Duration(Unit::Second), "10s", "Longest wait for the durable store.")
+        .also(&["WriteTimeOutInSec"]),
+    Key::new(
+        "IdleTimeout",
+        Kind::Duration(Unit::Second),
+        "720s",
+        "Longest time that a connection without a request is kept.",
+    )
+    .also(&["IdleTimeoutInSec"]),
     Key::new("MaxHeaderBytes", Kind::Bytes(1), "524288", "Most bytes of a request head."),
-    Key::new("GracefulShutdownTimeout", Kind::Duration(Unit::Second), "15s", "Longest wait for requests in flight when stopping."),
+    Key::new(
+        "GracefulShutdownTimeout",
+        Kind::Duration(Unit::Second),
+        "15s",
+        "Longest wait for requests in flight when stopping.",
+    ),
 ];
 
 /// Settings of the gateway.

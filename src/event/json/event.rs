@@ -184,7 +184,11 @@ fn context(scanner: &mut Scanner<'_>, fields: &mut Fields) -> Result<(), Invalid
                 return two(scanner, (b"name", &mut fields.library_name), (b"version", &mut fields.library_version));
             }
             b"sources" if is_object => {
-                return two(scanner, (b"job_run_id", &mut fields.job_run_id), (b"task_run_id", &mut fields.task_run_id));
+                return two(
+                    scanner,
+                    (b"job_run_id", &mut fields.job_run_id),
+                    (b"task_run_id", &mut fields.task_run_id),
+                );
             }
             _ => scanner.skip_value()?,
         }

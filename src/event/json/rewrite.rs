@@ -130,11 +130,13 @@ fn write_number(out: &mut Vec<u8>, digits: &[u8]) -> Result<(), Invalid> {
         return Ok(());
     }
     let text = std::str::from_utf8(digits).map_err(|_| Invalid)?;
-    if let Some((whole, fraction)) = text.split_once('.') {
-        if fraction.bytes().all(|digit| digit == b'0') && whole != "-0" && fits_64_bits(whole.as_bytes()) {
-            out.extend_from_slice(whole.as_bytes());
-            return Ok(());
-        }
+    if let Some((whole, fraction)) = text.split_once('.')
+        && fraction.bytes().all(|digit| digit == b'0')
+        && whole != "-0"
+        && fits_64_bits(whole.as_bytes())
+    {
+        out.extend_from_slice(whole.as_bytes());
+        return Ok(());
     }
     let number: f64 = text.parse().map_err(|_| Invalid)?;
     let magnitude = number.abs();
@@ -166,8 +168,14 @@ mod tests {
     fn the_normal_form_of_each_kind_of_trouble() {
         for (text, expected) in [
             (&br#"{ "a" : 1.0 , "b":[ ] , "c":{ } }"#[..], r#"{"a":1,"b":[],"c":{}}"#),
-            (br#"{"n":[1e3,-1.50,1.5e-7,2.5e2,1e21,1e20,0.0,-0.0,-0]}"#, r#"{"n":[1000,-1.5,1.5e-7,250,1e+21,100000000000000000000,0,0,-0]}"#),
-            (br"[9007199254740993.0,18446744073709551615,18446744073709551616]", "[9007199254740993,18446744073709551615,18446744073709552000]"),
+            (
+                br#"{"n":[1e3,-1.50,1.5e-7,2.5e2,1e21,1e20,0.0,-0.0,-0]}"#,
+                r#"{"n":[1000,-1.5,1.5e-7,250,1e+21,100000000000000000000,0,0,-0]}"#,
+            ),
+            (
+                br"[9007199254740993.0,18446744073709551615,18446744073709551616]",
+                "[9007199254740993,18446744073709551615,18446744073709552000]",
+            ),
             (br#"{"a":1,"b":2,"a":3,"\u0061":4}"#, r#"{"a":1,"b":2}"#),
             (br#"{"x":"a\u0000b","y\u0000":1,"y":2}"#, r#"{"x":"ab","y":1}"#),
             (br#"{"s":"\ud83d"}"#, "{\"s\":\"\u{fffd}\"}"),

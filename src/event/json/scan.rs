@@ -379,7 +379,11 @@ pub(super) fn fits_64_bits(digits: &[u8]) -> bool {
 ///
 /// # Errors
 /// The text is not one JSON object.
-pub fn members<'a>(text: &'a [u8], max_depth: usize, mut member: impl FnMut(&'a [u8], &'a [u8])) -> Result<(), Invalid> {
+pub fn members<'a>(
+    text: &'a [u8],
+    max_depth: usize,
+    mut member: impl FnMut(&'a [u8], &'a [u8]),
+) -> Result<(), Invalid> {
     let mut scanner = Scanner::new(text, max_depth)?;
     scanner.blanks();
     if scanner.peek() != Some(b'{') {

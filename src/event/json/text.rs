@@ -81,7 +81,9 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
         out.extend_from_slice(escape);
         if escape.len() == 4 {
             out.push(b'0' + (byte >> 4));
-            out.push(char::from_digit(u32::from(byte & 15), 16).map_or(b'0', |digit| u8::try_from(digit).unwrap_or(b'0')));
+            out.push(
+                char::from_digit(u32::from(byte & 15), 16).map_or(b'0', |digit| u8::try_from(digit).unwrap_or(b'0')),
+            );
         }
         plain = at + 1;
     }
