@@ -373,8 +373,13 @@ fn describe(snapshot: &Path, path: &Path) -> Result<ManifestFile, BackupError> {
         hash.update(chunk);
         bytes += chunk.len() as u64;
     }
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&hash.finalize());
     Ok(ManifestFile { path: path.to_owned(), bytes, sha256 })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0x0f)]).collect()
 }
 
 fn read_manifest(snapshot: &Path) -> Result<Manifest, BackupError> {
@@ -395,8 +400,10 @@ fn stays_inside(path: &Path) -> bool {
 /// When it holds anything.
 pub fn refuse_non_empty(directory: &Path) -> Result<(), BackupError> {
     match fs::read_dir(directory) {
-        Ok(mut entries) if entries.next().is_some() => Err(BackupError::NotEmpty { path: directory.to_owned() }),
-        Ok(_) => Ok(()),
+        Ok(mut entries) => match entries.next() {
+            Some(_) => Err(BackupError::NotEmpty { path: directory.to_owned() }),
+            None => Ok(()),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("list", directory)(error)),
     }
@@ -464,6 +471,14 @@ mod tests {
         assert!(matches!(verify_files(&snapshot), Err(BackupError::Damaged { .. })));
         fs::remove_file(snapshot.join("db/CURRENT")).unwrap();
         assert!(matches!(verify_files(&snapshot), Err(BackupError::Damaged { .. })));
+    }
+
+    #[test]
+    fn checksums_are_written_as_tools_write_them() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "abc").unwrap();
+        let file = describe(dir.path(), Path::new("a")).unwrap();
+        assert_eq!(file.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
     #[test]

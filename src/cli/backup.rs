@@ -207,16 +207,22 @@ fn render_restored(manifest: &Manifest, data_dir: &Path) -> String {
         waiting(manifest)
     );
     if data_dir.join("workspace").is_dir() {
-        text.push_str(&format!(
-            "The workspace of that time is in {}; copy it to where the node reads it.\n",
-            data_dir.join("workspace").display()
-        ));
+        output::line(
+            &mut text,
+            format_args!(
+                "The workspace of that time is in {}; copy it to where the node reads it.",
+                data_dir.join("workspace").display()
+            ),
+        );
     }
     if rustix::process::geteuid().is_root() {
-        text.push_str(&format!(
-            "The files belong to root: chown -R them to the user of the node (chown -R pintle:pintle {}).\n",
-            data_dir.display()
-        ));
+        output::line(
+            &mut text,
+            format_args!(
+                "The files belong to root: chown -R them to the user of the node (chown -R pintle:pintle {}).",
+                data_dir.display()
+            ),
+        );
     }
     text
 }

@@ -23,14 +23,14 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
     let loaded = arguments.flags.load()?;
     let mut text = String::new();
     for warning in &loaded.warnings {
-        text.push_str(&format!("settings: warning: {}\n", output::printable(warning)));
+        output::line(&mut text, format_args!("settings: warning: {}", output::printable(warning)));
     }
     text.push_str("settings: ok\n");
     let mut errors = Vec::new();
     if let Err(problems) = check_workspace(&loaded.settings, &mut text) {
         if arguments.config_only || has_last_good(&loaded.settings) {
             for problem in problems {
-                text.push_str(&format!("workspace: refused, the last good one stays: {problem}\n"));
+                output::line(&mut text, format_args!("workspace: refused, the last good one stays: {problem}"));
             }
         } else {
             errors.extend(problems);
@@ -55,10 +55,10 @@ fn check_workspace(settings: &Settings, text: &mut String) -> Result<(), Vec<Str
     let checked = backend_config::check_file(&workspace.path, workspace.variable_prefix.as_deref(), is_native);
     let summary = checked.map_err(|problems| problems.iter().map(shown).collect::<Vec<_>>())?;
     for warning in &summary.warnings {
-        text.push_str(&format!("workspace: warning: {}\n", shown(warning)));
+        output::line(text, format_args!("workspace: warning: {}", shown(warning)));
     }
     let (sources, connections) = (summary.sources, summary.destinations);
-    text.push_str(&format!("workspace: ok, {sources} sources, {connections} connections\n"));
+    output::line(text, format_args!("workspace: ok, {sources} sources, {connections} connections"));
     Ok(())
 }
 
@@ -81,7 +81,7 @@ fn check_store(data_dir: &Path, text: &mut String) -> Vec<String> {
     match store::inspect(data_dir) {
         Ok(queues) => {
             let waiting: u64 = queues.iter().map(|queue| queue.pending).sum();
-            text.push_str(&format!("store: ok, {waiting} jobs are waiting\n"));
+            output::line(text, format_args!("store: ok, {waiting} jobs are waiting"));
             Vec::new()
         }
         Err(failure) => failure.lines.iter().map(|line| format!("store: {line}")).collect(),

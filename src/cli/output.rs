@@ -1,6 +1,7 @@
 //! Standard output: written at once, never a panic, a closed pipe is success.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{ErrorKind, IsTerminal, Write as _};
 
 use serde::Serialize;
 
@@ -22,6 +23,12 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
         Ok(text) => print(&format!("{text}\n")),
         Err(error) => Err(Failure::new(FAILED, format!("cannot write JSON: {error}"), "")),
     }
+}
+
+/// Adds a line to text that is being put together.
+pub(super) fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    writeln!(text, "{line}").unwrap_or_default();
 }
 
 /// Whether output may be coloured: a terminal, and nobody said no.

@@ -30,13 +30,13 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
 fn render(reloaded: &Reloaded) -> String {
     let mut text = String::from("settings and workspace were read again\n");
     for warning in &reloaded.warnings {
-        text.push_str(&format!("  warning: {}\n", output::printable(warning)));
+        output::line(&mut text, format_args!("  warning: {}", output::printable(warning)));
     }
     for key in &reloaded.applied {
-        text.push_str(&format!("  {key}: in force\n"));
+        output::line(&mut text, format_args!("  {key}: in force"));
     }
     for key in &reloaded.needs_restart {
-        text.push_str(&format!("  {key}: needs a restart\n"));
+        output::line(&mut text, format_args!("  {key}: needs a restart"));
     }
     text
 }

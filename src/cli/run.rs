@@ -1,6 +1,5 @@
 //! `pintle run`: the node in the foreground.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
@@ -35,10 +34,7 @@ fn welcome(started: &Started) -> String {
     sources.sort_by(|a, b| a.id.cmp(&b.id));
     let mut text = String::from("\nThere is no workspace file, so this node uses a small one of its own.\n");
     for source in sources.into_iter().filter(|source| source.enabled) {
-        let mut line = |name: &str, value: &str| {
-            // Writing to a String cannot fail.
-            writeln!(text, "  {name:<12} {value}").unwrap_or_default();
-        };
+        let mut line = |name: &str, value: &str| output::line(&mut text, format_args!("  {name:<12} {value}"));
         line("source", &source.name);
         line("write key", &source.write_key);
         if let Some(&address) = started.gateway.first() {

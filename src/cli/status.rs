@@ -1,7 +1,5 @@
 //! `pintle status`: what the running node says about itself.
 
-use std::fmt::Write as _;
-
 use super::client::AdminClient;
 use super::failure::Failure;
 use super::flags::SettingsFlags;
@@ -38,22 +36,22 @@ fn render(status: &NodeStatus, now_ms: i64, colour: bool) -> String {
         if status.ready { "accepting events".to_owned() } else { format!("not accepting events: {}", status.reason) };
     let ready = emphasised(&output::printable(&ready), status.ready, colour);
     let version = output::printable(&status.version);
-    put(&mut text, &format!("pintle {version}, up {}, {ready}", units::age(status.uptime_seconds)));
+    output::line(&mut text, format_args!("pintle {version}, up {}, {ready}", units::age(status.uptime_seconds)));
     let listeners =
         if status.listeners.gateway.is_empty() { "-".to_owned() } else { status.listeners.gateway.join(", ") };
-    put(&mut text, &format!("  ingest         {listeners}"));
-    put(&mut text, &format!("  data           {}", output::printable(&status.data_dir)));
+    output::line(&mut text, format_args!("  ingest         {listeners}"));
+    output::line(&mut text, format_args!("  data           {}", output::printable(&status.data_dir)));
     if let Some(disk) = &status.disk {
         let (free, total) = (units::bytes(disk.free_bytes), units::bytes(disk.total_bytes));
-        put(&mut text, &format!("  disk           {free} free of {total}, gate {}", status.gate));
+        output::line(&mut text, format_args!("  disk           {free} free of {total}, gate {}", status.gate));
     }
     if let Some(resident) = status.resident_bytes {
-        put(&mut text, &format!("  memory         {}", units::bytes(resident)));
+        output::line(&mut text, format_args!("  memory         {}", units::bytes(resident)));
     }
-    put(&mut text, &format!("  configuration  {}", configuration(status, now_ms)));
+    output::line(&mut text, format_args!("  configuration  {}", configuration(status, now_ms)));
     if let Some(problem) = &status.configuration.last_error {
         let problem = format!("refused: {}", output::printable(problem));
-        put(&mut text, &format!("                 {}", emphasised(&problem, false, colour)));
+        output::line(&mut text, format_args!("                 {}", emphasised(&problem, false, colour)));
     }
     text.push('\n');
     text.push_str(&queues(status, now_ms));
@@ -73,7 +71,10 @@ fn render(status: &NodeStatus, now_ms: i64, colour: bool) -> String {
             };
             let error = output::printable(component.last_error.as_deref().unwrap_or_default());
             let line = format!("{}: {state}, {} restarts, last error: {error}", component.name, component.restarts);
-            put(&mut text, &emphasised(&line, component.state == ComponentState::Running, colour));
+            output::line(
+                &mut text,
+                format_args!("{}", emphasised(&line, component.state == ComponentState::Running, colour)),
+            );
         }
     }
     text
@@ -186,11 +187,6 @@ fn emphasised(text: &str, is_good: bool, colour: bool) -> String {
         (true, true) => format!("\u{1b}[32m{text}\u{1b}[0m"),
         (true, false) => format!("\u{1b}[31m{text}\u{1b}[0m"),
     }
-}
-
-fn put(text: &mut String, line: &str) {
-    // Writing to a String cannot fail.
-    writeln!(text, "{line}").unwrap_or_default();
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ fn render_report(report: &VerifyReport) -> String {
     }
     let mut text = table.render();
     for problem in &report.problems {
-        text.push_str(&format!("damaged: {}\n", output::printable(problem)));
+        output::line(&mut text, format_args!("damaged: {}", output::printable(problem)));
     }
     if report.problems.is_empty() {
         text.push_str("every record was read and is whole\n");

@@ -42,10 +42,11 @@ impl Table {
             let mut line = String::new();
             for ((cell, &wide), (_, align)) in row.iter().zip(&widths).zip(&self.columns) {
                 let padding = " ".repeat(wide.saturating_sub(width(cell)));
-                match align {
-                    Align::Left => line.push_str(&format!("{cell}{padding}  ")),
-                    Align::Right => line.push_str(&format!("{padding}{cell}  ")),
-                }
+                let (first, second) = match align {
+                    Align::Left => (cell, &padding),
+                    Align::Right => (&padding, cell),
+                };
+                line.extend([first.as_str(), second.as_str(), "  "]);
             }
             text.push_str(line.trim_end());
             text.push('\n');

@@ -34,7 +34,7 @@ use crate::admin::{self, AdminError, Components, Phase, Vitals};
 use crate::backend_config::{self, BackendConfig, Mode, Snapshot, StartError};
 use crate::clock::Clock;
 use crate::jobsdb::{Gate, JobsDb};
-use crate::settings::{self, Live, Loaded, Profile, Settings, Sources};
+use crate::settings::{Live, Loaded, Profile, Settings, Sources};
 use crate::storage::{Storage, StorageError};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Logs, LogsError};

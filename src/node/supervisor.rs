@@ -201,8 +201,13 @@ mod tests {
     #[tokio::test]
     async fn a_component_that_does_not_stop_is_given_up_within_its_bound() {
         let (watch, _components, _failed) = shared();
-        let start: Start = Arc::new(|_stop| Box::pin(std::future::pending()));
+        let (working, mut at_work) = watch::channel(false);
+        let start: Start = Arc::new(move |_stop| {
+            working.send_replace(true);
+            Box::pin(std::future::pending())
+        });
         let supervised = Supervised::start(Component { name: "router", start }, watch);
+        at_work.wait_for(|&working| working).await.unwrap();
         assert!(!supervised.stop(Duration::from_millis(20)).await);
     }
 
