@@ -7,7 +7,7 @@ use super::flags::SettingsFlags;
 use super::{output, store};
 use crate::backend_config::{self, Problem};
 use crate::settings::Settings;
-use crate::{batch_router, router, storage};
+use crate::{destination, storage};
 
 /// Arguments of the verb.
 #[derive(Debug, clap::Args)]
@@ -52,7 +52,8 @@ fn check_workspace(settings: &Settings, text: &mut String) -> Result<(), Vec<Str
     }
     let place = workspace.path.display().to_string();
     let shown = |problem: &Problem| output::printable(&format!("{place}: {problem}"));
-    let checked = backend_config::check_file(&workspace.path, workspace.variable_prefix.as_deref(), is_native);
+    let checked =
+        backend_config::check_file(&workspace.path, workspace.variable_prefix.as_deref(), destination::is_native);
     let summary = checked.map_err(|problems| problems.iter().map(shown).collect::<Vec<_>>())?;
     for warning in &summary.warnings {
         output::line(text, format_args!("workspace: warning: {}", shown(warning)));
@@ -60,11 +61,6 @@ fn check_workspace(settings: &Settings, text: &mut String) -> Result<(), Vec<Str
     let (sources, connections) = (summary.sources, summary.destinations);
     output::line(text, format_args!("workspace: ok, {sources} sources, {connections} connections"));
     Ok(())
-}
-
-/// Whether this node can deliver to destinations of a type.
-fn is_native(destination_type: &str) -> bool {
-    router::is_native(destination_type) || batch_router::is_native(destination_type)
 }
 
 /// A node that ran before has kept the workspace that it ran with.

@@ -93,6 +93,7 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
                 config: parts.config.subscribe(),
                 settings: parts.settings.clone(),
                 clock: parts.clock.clone(),
+                about: about(),
             };
             gateway::serve(listeners, deps, stop).await.map_err(|error| Ended::of(&error))
         })
@@ -100,12 +101,24 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
     Component { name: "gateway", start }
 }
 
+/// What the ingest port says about the node: how it was built, and that it delivers.
+fn about() -> gateway::About {
+    gateway::About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: option_env!("PINTLE_COMMIT").unwrap_or_default().to_owned(),
+        build_date: option_env!("PINTLE_BUILD_DATE").unwrap_or_default().to_owned(),
+        built_by: option_env!("PINTLE_BUILT_BY").unwrap_or_default().to_owned(),
+        routes_events: true,
+        config_from_file: true,
+    }
+}
+
 /// Opens the ingest port and notes the addresses that it got.
 pub(super) async fn open_ingest_port(parts: &Parts) -> Result<gateway::Listeners, NodeError> {
     let listeners =
         gateway::bind(&parts.settings.load()).await.map_err(|error| NodeError::Listen(Ended::of(&error).reason))?;
     // A second set keeps the first: a restart binds the same addresses.
-    parts.gateway_addresses.get_or_init(|| listeners.addresses());
+    parts.gateway_addresses.get_or_init(|| listeners.addresses().to_vec());
     Ok(listeners)
 }
 

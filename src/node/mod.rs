@@ -389,7 +389,7 @@ impl Step {
     /// Longest wait for this step.
     fn bound(self) -> Duration {
         match self {
-            Step::Gateway => Duration::from_secs(6),
+            Step::Gateway => Duration::from_secs(10),
             Step::Router | Step::BatchRouter => Duration::from_secs(3),
             Step::Processor | Step::Admin => Duration::from_secs(2),
         }
