@@ -259,3 +259,34 @@ fn remember(body: &[u8], shared: &Shared) {
     locked(&shared.accepted).push(accepted);
     shared.arrived.notify_all();
 }
+
+#[test]
+fn the_fake_destination_sees_repeats_broken_order_and_refusals() {
+    let sink = Sink::start();
+    let mut client = super::Client::new(sink.address);
+    let mut send = |user: &str, n: i64| {
+        client.post("/events", "any", &super::track(user, n).to_string()).expect("an answer").status
+    };
+    assert_eq!([send("a", 1), send("a", 3), send("b", 2), send("a", 2), send("a", 3)], [200; 5]);
+    assert_eq!(sink.duplicates().keys().collect::<Vec<_>>(), ["a-3"]);
+    assert_eq!(sink.order_violations(), ["user a: 2 after 3"]);
+    sink.behave(Behaviour { status: 503, ..Behaviour::default() });
+    assert_eq!(send("a", 4), 503);
+    sink.behave(Behaviour { fail_percent: 25, ..Behaviour::default() });
+    let failed = (0..100).filter(|&n| send("c", n) == 500).count();
+    assert_eq!(failed, 25);
+    assert_eq!((sink.count(), sink.requests()), (5 + 75, 106));
+}
+
+#[test]
+fn a_closed_fake_destination_refuses_and_comes_back_on_the_same_port() {
+    let mut sink = Sink::start();
+    let url = sink.url();
+    let post = |address| super::Client::new(address).post("/", "any", "{}").map(|answer| answer.status);
+    assert_eq!(post(sink.address).expect("an answer"), 200);
+    sink.close();
+    assert!(post(sink.address).is_err());
+    sink.open();
+    assert_eq!(sink.url(), url);
+    assert_eq!(post(sink.address).expect("an answer"), 200);
+}
