@@ -53,7 +53,8 @@ struct Case {
 struct Suite {
     name: &'static str,
     cases: Vec<Case>,
-    runner: fn(&Value) -> Option<Runner>,
+    /// `None`: not built yet.
+    runner: Option<Runner>,
     /// Whether the cases depend on each other and must be run in one go, in order.
     in_one_go: bool,
 }
@@ -82,17 +83,13 @@ fn the_vectors_pass_at_least_as_far_as_the_floors_say() {
 
 fn suites(folder: &Path) -> Vec<Suite> {
     let lines = |name: &str, by: &str| read_cases(&folder.join(name), by, |_| {});
+    let suite = |name, cases, runner, in_one_go| Suite { name, cases, runner, in_one_go };
     vec![
-        Suite { name: "gateway", cases: lines("gateway.jsonl", "requires"), runner: |_| None, in_one_go: true },
-        Suite { name: "processor", cases: lines("processor.jsonl", "stage"), runner: |_| None, in_one_go: false },
-        Suite { name: "router", cases: lines("router.jsonl", "kind"), runner: |_| None, in_one_go: false },
-        Suite {
-            name: "warehouse-events",
-            cases: lines("warehouse-events.jsonl", "kind"),
-            runner: |_| None,
-            in_one_go: false,
-        },
-        Suite { name: "destinations", cases: destination_cases(folder), runner: |_| None, in_one_go: false },
+        suite("gateway", lines("gateway.jsonl", "requires"), None, true),
+        suite("processor", lines("processor.jsonl", "stage"), None, false),
+        suite("router", lines("router.jsonl", "kind"), None, false),
+        suite("warehouse-events", lines("warehouse-events.jsonl", "kind"), None, false),
+        suite("destinations", destination_cases(folder), None, false),
     ]
 }
 
@@ -147,7 +144,7 @@ fn run(suite: Suite, folder: &Path) -> Vec<CaseResult> {
     if !suite.in_one_go {
         return suite.cases.iter().map(|case| run_one(case, suite.runner, folder)).collect();
     }
-    let Some(runner) = suite.cases.first().and_then(|case| (suite.runner)(&case.value)) else {
+    let Some(runner) = suite.runner else {
         return suite.cases.iter().map(|case| CaseResult::failed(&case.id, &case.by, "no runner yet")).collect();
     };
     let values = suite.cases.iter().map(|case| case.value.clone()).collect();
@@ -157,8 +154,8 @@ fn run(suite: Suite, folder: &Path) -> Vec<CaseResult> {
     }
 }
 
-fn run_one(case: &Case, runner: fn(&Value) -> Option<Runner>, folder: &Path) -> CaseResult {
-    let Some(runner) = runner(&case.value) else {
+fn run_one(case: &Case, runner: Option<Runner>, folder: &Path) -> CaseResult {
+    let Some(runner) = runner else {
         return CaseResult::failed(&case.id, &case.by, "no runner yet");
     };
     match guarded(runner, vec![case.value.clone()], folder, CASE_LIMIT) {
@@ -214,9 +211,9 @@ fn a_case_that_panics_or_gives_no_result_counts_as_failed() {
     }
     let case = Case { id: "a".to_owned(), by: "kind".to_owned(), value: Value::Null };
     let folder = Path::new("/");
-    assert_eq!(run_one(&case, |_| Some(panics), folder), CaseResult::failed("a", "kind", "panicked: on purpose"));
-    assert_eq!(run_one(&case, |_| Some(says_nothing), folder), CaseResult::failed("a", "kind", "no result"));
-    assert_eq!(run_one(&case, |_| None, folder), CaseResult::failed("a", "kind", "no runner yet"));
+    assert_eq!(run_one(&case, Some(panics as Runner), folder), CaseResult::failed("a", "kind", "panicked: on purpose"));
+    assert_eq!(run_one(&case, Some(says_nothing as Runner), folder), CaseResult::failed("a", "kind", "no result"));
+    assert_eq!(run_one(&case, None, folder), CaseResult::failed("a", "kind", "no runner yet"));
     assert!(
         guarded(
             |_, _| loop {
