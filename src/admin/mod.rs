@@ -21,6 +21,9 @@ mod status;
 mod token;
 mod vitals;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};

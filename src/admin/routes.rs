@@ -21,6 +21,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -39,7 +40,8 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
-    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let decoded: Vec<_> = path.split('/').skip(1).map(|part| percent_decode_str(part).decode_utf8_lossy()).collect();
+    let segments: Vec<&str> = decoded.iter().map(AsRef::as_ref).collect();
     let is =
         |method: &Method| *request.method() == method || (*method == Method::GET && *request.method() == Method::HEAD);
     match segments.as_slice() {

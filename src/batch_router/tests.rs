@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::backend_config::{BackendConfig, Destination, DestinationDefinition, Snapshot, Source, Workspace};
 use crate::jobsdb::{Durability, JournalRecord, Limits, Namespace, NewJob, Select, Tx};
-use crate::settings::{Raw, Settings};
+use crate::settings::{BatchRouterSettings as Keys, Settings};
 use crate::storage::Storage;
 
 use super::fake_s3::{FakeS3, Mood};
@@ -31,26 +31,6 @@ struct Kit {
 struct Running {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), BatchRouterError>>,
-}
-
-fn settings(more: &[(&str, &str)]) -> Settings {
-    let mut raw = Raw::default();
-    let always = [
-        ("Storage.ballast", "0"),
-        ("Storage.softFree", "1"),
-        ("Storage.allowUnsafeFs", "true"),
-        ("profile", "small"),
-        ("BatchRouter.uploadFreq", "1s"),
-        ("BatchRouter.pingFrequency", "100ms"),
-        ("BatchRouter.timeout", "1s"),
-        ("FileManager.timeout", "5s"),
-        ("archival.UploadFrequency", "1s"),
-        ("archival.ArchiveSleepDuration", "1s"),
-    ];
-    for (name, text) in always.iter().chain(more) {
-        raw.file.insert(name.to_ascii_lowercase(), (vec![(*text).to_owned()], None));
-    }
-    Settings::from_raw(&Arc::new(raw)).unwrap()
 }
 
 fn destination(id: &str, kind: &str, config: Value) -> Arc<Destination> {
@@ -84,7 +64,7 @@ impl Kit {
     fn new(snapshot: Snapshot, more: &[(&str, &str)]) -> Kit {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::system();
-        let settings = settings(more);
+        let settings = Keys::quick_node(more);
         let storage = Storage::open(folder.path(), &settings.storage, &clock).unwrap();
         let jobs = JobsDb::open(storage, &settings, clock.clone()).unwrap();
         let (config, settings) = (BackendConfig::fixed(snapshot), Live::new(settings));
@@ -253,7 +233,7 @@ async fn every_event_becomes_one_line_in_order_in_a_file_of_its_source() {
 async fn a_full_batch_does_not_wait_for_its_time() {
     let kit = Kit::new(
         workspace(&[destination("d", "LOCAL", json!({}))], Map::new()),
-        &[("BatchRouter.uploadFreq", "1h"), ("BatchRouter.maxEventsInABatch", "10")],
+        &[(Keys::UPLOAD_FREQ, "1h"), (Keys::MAX_EVENTS, "10")],
     );
     let running = kit.start();
     let events: Vec<(&str, String)> = (0..25).map(|n| ("s1", event(n))).collect();
@@ -322,10 +302,7 @@ async fn an_upload_that_arrived_before_a_crash_is_not_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_line_is_lost_or_doubled_however_often_the_router_is_killed() {
-    let mut kit = Kit::new(
-        workspace(&[destination("d", "LOCAL", json!({}))], Map::new()),
-        &[("BatchRouter.maxEventsInABatch", "20")],
-    );
+    let mut kit = Kit::new(workspace(&[destination("d", "LOCAL", json!({}))], Map::new()), &[(Keys::MAX_EVENTS, "20")]);
     let mut events: Vec<(&str, String)> = Vec::new();
     for round in 0..12_usize {
         let fresh: Vec<(&str, String)> =
@@ -393,7 +370,7 @@ async fn a_pause_holds_everything_and_its_end_lets_it_go() {
 async fn a_failing_storage_opens_the_breaker_and_loses_nothing() {
     let kit = Kit::new(
         workspace(&[destination("d", "LOCAL", json!({ "path": "/proc/nowhere" }))], Map::new()),
-        &[("BatchRouter.maxConsecutiveFailures", "1"), ("BatchRouter.timeout", "60s")],
+        &[(Keys::MAX_FAILURES, "1"), (Keys::BREAKER_OPEN, "60s")],
     );
     kit.store(Queue::BatchRt, ("d", "LOCAL"), &[("s1", event(1))]).await;
     let running = kit.start();
@@ -415,7 +392,7 @@ async fn a_failing_storage_opens_the_breaker_and_loses_nothing() {
 async fn a_failure_beyond_the_retry_limit_leaves_a_dead_letter_with_the_payload() {
     let kit = Kit::new(
         workspace(&[destination("d", "LOCAL", json!({ "path": "/proc/nowhere" }))], Map::new()),
-        &[("BatchRouter.maxFailedCountForJob", "1"), ("BatchRouter.retryTimeWindow", "0s")],
+        &[(Keys::MAX_FAILED_COUNT, "1"), (Keys::RETRY_WINDOW, "0s")],
     );
     kit.store(Queue::BatchRt, ("d", "LOCAL"), &[("s1", event(1)), ("s1", event(2))]).await;
     let running = kit.start();

@@ -45,7 +45,7 @@ fn welcome(started: &Started) -> String {
                 line(&destination.name.to_lowercase(), &folder(&started.data_dir, &destination.id));
             }
         }
-        line("all events", &folder(&started.data_dir, "gw"));
+        line("archive", &folder(&started.data_dir, "gw"));
         line("status", &format!("pintle status --admin-socket {}", absolute(&started.admin_socket).display()));
     }
     text.push('\n');

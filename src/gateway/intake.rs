@@ -108,7 +108,7 @@ pub(super) fn prepare<'a>(context: &'a Context<'a>, rules: &Rules, body: &'a [u8
         rules,
         body,
         per_job,
-        events: Vec::new(),
+        events: Vec::with_capacity(1),
         count: 0,
         bots: 0,
         expanded: 0,
@@ -298,7 +298,11 @@ impl Prepared<'_> {
 
     /// Builds the job of each event in turn.
     pub(super) fn each_job(&self, mut take: impl FnMut(&NewJob<'_>)) {
-        let mut buffers = Buffers::default();
+        let mut buffers = Buffers {
+            user_id: String::with_capacity(128),
+            parameters: Vec::with_capacity(256),
+            payload: Payload { tail: Vec::with_capacity(512), ..Payload::default() },
+        };
         let source = &self.context.entry.source;
         for event in &self.events {
             let text = event.own.as_deref().unwrap_or(self.body);
@@ -377,7 +381,6 @@ impl Prepared<'_> {
 }
 
 /// Buffers shared by the events of a request.
-#[derive(Default)]
 struct Buffers {
     user_id: String,
     parameters: Vec<u8>,

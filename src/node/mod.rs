@@ -12,6 +12,7 @@
 mod addresses;
 mod backoff;
 mod components;
+mod default_archive;
 mod events;
 mod process;
 mod progress;
@@ -192,6 +193,7 @@ async fn live(
             return Err(NodeError::Configuration(problem));
         }
     };
+    live.store(default_archive::complete(Settings::clone(&live.load()), config.state().mode));
     let parts = Parts {
         jobs: jobs.clone(),
         config: config.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{events, systemd};
+use super::{default_archive, events, systemd};
 use crate::admin::Reloaded;
 use crate::backend_config::BackendConfig;
 use crate::settings::{self, Raw, Settings, Sources};
@@ -50,7 +50,7 @@ impl Reloader {
         // The workspace first: when it is refused, nothing changes at all.
         self.config.reload().await.map_err(|error| error.to_string())?;
         self.logs.apply(&typed.log);
-        self.live.store(typed);
+        self.live.store(default_archive::complete(typed, self.config.state().mode));
         self.raw = raw;
         Ok(Reloaded { applied: change.applied, needs_restart: change.need_restart, warnings: loaded.warnings })
     }

@@ -368,6 +368,37 @@ impl BatchRouterSettings {
     }
 }
 
+/// What the tests of the batch router turn, and a node on which nothing takes long.
+#[cfg(test)]
+impl BatchRouterSettings {
+    pub(crate) const UPLOAD_FREQ: &str = "BatchRouter.uploadFreq";
+    pub(crate) const MAX_EVENTS: &str = "BatchRouter.maxEventsInABatch";
+    pub(crate) const MAX_FAILURES: &str = "BatchRouter.maxConsecutiveFailures";
+    pub(crate) const BREAKER_OPEN: &str = "BatchRouter.timeout";
+    pub(crate) const MAX_FAILED_COUNT: &str = "BatchRouter.maxFailedCountForJob";
+    pub(crate) const RETRY_WINDOW: &str = "BatchRouter.retryTimeWindow";
+
+    pub(crate) fn quick_node(more: &[(&str, &str)]) -> super::Settings {
+        let always = [
+            ("Storage.ballast", "0"),
+            ("Storage.softFree", "1"),
+            ("Storage.allowUnsafeFs", "true"),
+            ("profile", "small"),
+            (Self::UPLOAD_FREQ, "1s"),
+            (Self::BREAKER_OPEN, "1s"),
+            ("BatchRouter.pingFrequency", "100ms"),
+            ("FileManager.timeout", "5s"),
+            ("archival.UploadFrequency", "1s"),
+            ("archival.ArchiveSleepDuration", "1s"),
+        ];
+        let mut raw = Raw::default();
+        for (name, text) in always.iter().chain(more) {
+            raw.file.insert(name.to_ascii_lowercase(), (vec![(*text).to_owned()], None));
+        }
+        super::Settings::from_raw(&Arc::new(raw)).unwrap()
+    }
+}
+
 impl BatchRouterTypeSettings {
     /// `r` looks at the type's own keys first, `storage` at those of its storage provider.
     fn read(r: &Reader<'_>, storage: &Reader<'_>, destination_type: &str) -> BatchRouterTypeSettings {

@@ -47,7 +47,8 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 struct Node {
     process: Child,
     address: SocketAddr,
-    _data: tempfile::TempDir,
+    /// Removed with the node.
+    data: tempfile::TempDir,
 }
 
 impl Node {
@@ -74,7 +75,7 @@ impl Node {
             .stderr(log)
             .spawn()
             .map_err(|error| error.to_string())?;
-        let mut node = Node { process, address: SocketAddr::from(([0, 0, 0, 0], 0)), _data: data };
+        let mut node = Node { process, address: SocketAddr::from(([0, 0, 0, 0], 0)), data };
         let deadline = Instant::now() + START_LIMIT;
         let addresses = folder.join("tmp").join("addresses.json");
         loop {
@@ -84,7 +85,7 @@ impl Node {
             }
             let exited = node.process.try_wait().map_err(|error| error.to_string())?;
             if exited.is_some() || Instant::now() > deadline {
-                let log = std::fs::read_to_string(node._data.path().join("log")).unwrap_or_default();
+                let log = std::fs::read_to_string(node.data.path().join("log")).unwrap_or_default();
                 let last = log.lines().rev().take(5).collect::<Vec<_>>().join(" | ");
                 return Err(format!("it wrote no addresses.json (exit {exited:?}): {last}"));
             }
@@ -185,15 +186,20 @@ fn body(case: &Value) -> Result<Option<Vec<u8>>, String> {
 }
 
 fn send(address: SocketAddr, case: &Value) -> Result<Answer, String> {
-    let mut head = format!("{} {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n", text(case, "method"), text(case, "path"));
-    for (name, value) in case.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        head.push_str(&format!("{name}: {}\r\n", value.as_str().unwrap_or_default()));
-    }
+    let mut head = vec![
+        format!("{} {} HTTP/1.1", text(case, "method"), text(case, "path")),
+        format!("Host: {address}"),
+        "Connection: close".to_owned(),
+    ];
+    let headers = case.get("headers").and_then(Value::as_object);
+    head.extend(
+        headers.into_iter().flatten().map(|(name, value)| format!("{name}: {}", value.as_str().unwrap_or_default())),
+    );
     let body = body(case)?;
     if body.is_some() || text(case, "method") == "POST" {
-        head.push_str(&format!("Content-Length: {}\r\n", body.as_ref().map_or(0, Vec::len)));
+        head.push(format!("Content-Length: {}", body.as_ref().map_or(0, Vec::len)));
     }
-    head.push_str("\r\n");
+    let head = head.join("\r\n") + "\r\n\r\n";
     let request = [head.into_bytes(), body.unwrap_or_default()].concat();
     exchange(address, &request).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes))
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 
+use pintle::backend_config::{Destination, DestinationDefinition};
+use pintle::destination::{Message, Plan};
 use pintle::router::backoff;
 use pintle::router::barrier::{Barrier, Ended, Params};
 use pintle::router::drain::{Facts, Reason, Standing, reason};
@@ -683,7 +686,25 @@ fn private_ip(given: &Value, expect: &Value) -> Outcome {
     covers(&found, expect)
 }
 
-/// The mapping of WEBHOOK belongs to the destinations.
-fn webhook_map(_given: &Value, _expect: &Value) -> Outcome {
-    Err("the mapping of WEBHOOK is not called from here yet".to_owned())
+fn webhook_map(given: &Value, expect: &Value) -> Outcome {
+    let destination = Destination {
+        config: given["config"].as_object().cloned().unwrap_or_default(),
+        definition: DestinationDefinition { name: "WEBHOOK".to_owned(), ..DestinationDefinition::default() },
+        ..Destination::default()
+    };
+    let text_of_message = given["message"].to_string();
+    let message = Message::parse(&text_of_message).map_err(|error| error.to_string())?;
+    match Plan::new(&Arc::new(destination)).transform(&message, &|| Value::Null) {
+        Ok(outputs) => {
+            let requests: Vec<Value> =
+                outputs.iter().map(|output| serde_json::from_slice(&output.payload).unwrap()).collect();
+            same(&json!(requests), &json!([expect["request"]]))
+        }
+        Err(refusal) if expect["error"].is_object() => {
+            let wanted = text(&expect["error"], "contains");
+            same(&json!(refusal.status()), &expect["error"]["code"])?;
+            if refusal.message.contains(wanted) { Ok(()) } else { Err(format!("expected {wanted}, found {refusal:?}")) }
+        }
+        Err(refusal) => Err(format!("{refusal:?}")),
+    }
 }

@@ -31,6 +31,11 @@ pub(super) struct KeyWatch<'a> {
 }
 
 impl<'a> KeyWatch<'a> {
+    /// Room for the keys of most events from the start.
+    pub(super) fn with_capacity(keys: usize) -> KeyWatch<'a> {
+        KeyWatch { entries: Vec::with_capacity(keys), ..KeyWatch::default() }
+    }
+
     /// An object begins.
     pub(super) fn enter(&mut self) -> OpenObject {
         self.serial = self.serial.wrapping_add(1);

@@ -190,11 +190,8 @@ mod tests {
 
     #[test]
     fn repeated_keys_cost_linear_time() {
-        let mut text = String::from("{");
-        for n in 0..200_000 {
-            text.push_str(&format!("\"a\":{n},"));
-        }
-        text.push_str("\"b\":1}");
+        let repeated: Vec<String> = (0..200_000).map(|n| format!("\"a\":{n},")).collect();
+        let text = format!("{{{}\"b\":1}}", repeated.concat());
         let started = std::time::Instant::now();
         assert!(scan_event(text.as_bytes(), 1200).unwrap().dirty);
         assert_eq!(normal(text.as_bytes()), r#"{"a":0,"b":1}"#);

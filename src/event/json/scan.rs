@@ -43,8 +43,9 @@ impl<'a> Scanner<'a> {
         if u32::try_from(text.len()).is_err() {
             return Err(Invalid);
         }
-        let keys = KeyWatch::default();
-        Ok(Scanner { text, position: 0, depth: 0, max_depth, dirty: false, keys, frames: Vec::new() })
+        let keys = KeyWatch::with_capacity(64);
+        let frames = Vec::with_capacity(8);
+        Ok(Scanner { text, position: 0, depth: 0, max_depth, dirty: false, keys, frames })
     }
 
     pub(super) fn peek(&self) -> Option<u8> {
