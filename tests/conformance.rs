@@ -20,8 +20,18 @@
     reason = "a test"
 )]
 
+#[path = "conformance/destinations.rs"]
+mod destinations;
+#[path = "conformance/gateway.rs"]
+mod gateway;
+#[path = "conformance/processor.rs"]
+mod processor;
 #[path = "conformance/report.rs"]
 mod report;
+#[path = "conformance/router.rs"]
+mod router;
+#[path = "conformance/router_batch.rs"]
+mod router_batch;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -85,11 +95,11 @@ fn suites(folder: &Path) -> Vec<Suite> {
     let lines = |name: &str, by: &str| read_cases(&folder.join(name), by, |_| {});
     let suite = |name, cases, runner, in_one_go| Suite { name, cases, runner, in_one_go };
     vec![
-        suite("gateway", lines("gateway.jsonl", "requires"), None, true),
-        suite("processor", lines("processor.jsonl", "stage"), None, false),
-        suite("router", lines("router.jsonl", "kind"), None, false),
+        suite("gateway", lines("gateway.jsonl", "requires"), Some(gateway::run as Runner), true),
+        suite("processor", lines("processor.jsonl", "stage"), Some(processor::run), false),
+        suite("router", lines("router.jsonl", "kind"), Some(router::run), false),
         suite("warehouse-events", lines("warehouse-events.jsonl", "kind"), None, false),
-        suite("destinations", destination_cases(folder), None, false),
+        suite("destinations", destination_cases(folder), Some(destinations::run), false),
     ]
 }
 
