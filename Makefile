@@ -47,11 +47,8 @@ test: test-tools
 lint: build-packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null || [ -x "$(PINTLE_TEST_TOOLS)/bin/cargo-deny" ]; then \
-	    PATH="$$PATH:$(PINTLE_TEST_TOOLS)/bin" $(CARGO) deny --all-features --offline check --hide-inclusion-graph bans licenses sources; \
-	else \
-	    echo 'cargo-deny is not installed; "make audit" installs it and checks the dependencies'; \
-	fi
+	@tests/setup cargo-deny
+	PATH="$$PATH:$(PINTLE_TEST_TOOLS)/bin" $(CARGO) deny --all-features check --hide-inclusion-graph bans licenses sources
 
 audit: build-packages
 	@tests/setup cargo-deny
