@@ -35,7 +35,7 @@ build-packages:
 	@tests/setup build
 
 run: build-packages
-	@$(OPTIMISED) $(CARGO) build --locked --quiet --bin pintle
+	@$(OPTIMISED) $(CARGO) build --locked --bin pintle
 	@exec "$(PROFILE_DIR)/pintle" run --data-dir "$(DATA)" $(ARGS)
 
 test-tools: build-packages
@@ -59,5 +59,5 @@ bench: build-packages
 
 deb: build-packages
 	@tests/setup cargo-deb
-	@$(OPTIMISED) $(CARGO) build --locked --quiet --bin pintle
+	@$(OPTIMISED) $(CARGO) build --locked --bin pintle
 	@packaging/build-deb
