@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::failure::{Failure, HUMAN};
-use crate::settings::{self, Loaded, Sources};
+use crate::settings::{self, Flag, Loaded, Sources};
 
 /// The settings file of an installed node.
 const SETTINGS_FILE: &str = "/etc/pintle/pintle.toml";
@@ -35,21 +35,21 @@ impl SettingsFlags {
     /// Where settings come from, these flags strongest.
     pub(super) fn sources(&self) -> Result<Sources, Failure> {
         let mut flags = Vec::new();
-        for (key, path) in [
-            ("dataDir", &self.data_dir),
-            ("BackendConfig.configJSONPath", &self.workspace),
-            ("Admin.socket", &self.admin_socket),
+        for (flag, path) in [
+            (Flag::DataDir, &self.data_dir),
+            (Flag::Workspace, &self.workspace),
+            (Flag::AdminSocket, &self.admin_socket),
         ] {
             if let Some(path) = path {
                 let Some(text) = path.to_str() else {
                     let message = format!("{} is not valid UTF-8", path.display());
                     return Err(Failure::new(HUMAN, message, "use another path"));
                 };
-                flags.push((key.to_owned(), text.to_owned()));
+                flags.push((flag.key(), text.to_owned()));
             }
         }
-        flags.extend(self.listen.iter().map(|address| ("Gateway.listen".to_owned(), address.clone())));
-        flags.extend(self.admin.iter().map(|address| ("Admin.listen".to_owned(), address.clone())));
+        flags.extend(self.listen.iter().map(|address| (Flag::Listen.key(), address.clone())));
+        flags.extend(self.admin.iter().map(|address| (Flag::Admin.key(), address.clone())));
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Ok(Sources {

@@ -11,7 +11,7 @@ pub(super) const KEYS: &[Key] = &[
         "Admin.socket",
         Kind::Text,
         "",
-        "Path of the admin unix socket; empty = /run/pintle/admin.sock when that folder exists, else <data>/admin.sock.",
+        "Path of the admin unix socket; empty = /run/pintle/admin.sock with the data directory of the package, else <data>/admin.sock.",
     ),
     Key::new("Admin.listen", Kind::Text, "127.0.0.1:8081", "Address of the admin TCP listener; empty = off."),
 ];

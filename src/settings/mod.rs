@@ -20,6 +20,7 @@ mod raw;
 mod admin;
 mod backend_config;
 mod batch_router;
+mod flag;
 mod gateway;
 mod jobsdb;
 mod log;
@@ -38,6 +39,7 @@ pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSet
 pub use catalogue::{Key, Kind, Unit, all_keys};
 pub use effective::{Effective, Reload, effective, reference, reload};
 pub use elsewhere::{Elsewhere, ElsewhereError, VARIABLE_PREFIX};
+pub use flag::Flag;
 pub use gateway::GatewaySettings;
 pub use jobsdb::{JobsDbSettings, QueueSettings};
 pub use load::{Loaded, Sources, load};
