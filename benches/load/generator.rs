@@ -119,6 +119,8 @@ pub struct Window {
     pub requests: u64,
     /// Events in requests that were answered 200.
     pub events: u64,
+    /// Bytes of their bodies.
+    pub body_bytes: u64,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Transport errors by kind.
@@ -148,6 +150,7 @@ struct Tally {
     began: Instant,
     requests: u64,
     events: u64,
+    body_bytes: u64,
     statuses: BTreeMap<u16, u64>,
     errors: BTreeMap<String, u64>,
     latency: Histogram<u64>,
@@ -160,6 +163,7 @@ impl Tally {
             began: Instant::now(),
             requests: 0,
             events: 0,
+            body_bytes: 0,
             statuses: BTreeMap::new(),
             errors: BTreeMap::new(),
             latency: microseconds(),
@@ -172,6 +176,7 @@ impl Tally {
             secs: self.began.elapsed().as_secs_f64(),
             requests: self.requests,
             events: self.events,
+            body_bytes: self.body_bytes,
             statuses: self.statuses,
             errors: self.errors,
             lat_ms: Latency::of(&self.latency),
@@ -515,6 +520,7 @@ impl Connection {
                 tally.latency.saturating_record(micros);
                 if status == 200 {
                     tally.events += events;
+                    tally.body_bytes += (request.bytes.len() - request.body_at) as u64;
                     shared.acked_events.set(shared.acked_events.get() + events);
                     if shared.options.acked_file.is_some() {
                         let mut acked = shared.acked.borrow_mut();

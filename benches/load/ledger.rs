@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 /// Numbers that were seen.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Seen {
     words: Vec<u64>,
     count: u64,

@@ -9,13 +9,27 @@
 mod anchor_disk;
 mod anchor_rocks;
 mod anchor_servers;
+mod anchors;
+mod compare;
 mod corpus;
+mod crash_runs;
+mod delivery_runs;
+mod gateway_runs;
 mod generator;
 mod ledger;
+mod measure;
+mod node;
 mod process;
+mod queue_runs;
 mod report;
+mod resource_runs;
 mod sink;
+mod sink_child;
+mod suite;
 mod wire;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -49,6 +63,31 @@ enum Verb {
     Load(generator::Options),
     /// Receive deliveries
     Sink(sink::Options),
+    /// Measure the anchors
+    Anchors(suite::Options),
+    /// Run benchmarks by id (G1 P2 ...)
+    Run {
+        /// Ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        options: suite::Options,
+    },
+    /// Run all benchmarks
+    Suite {
+        /// quick or full
+        #[arg(value_parser = ["quick", "full"])]
+        size: String,
+        #[command(flatten)]
+        options: suite::Options,
+    },
+    /// Compare two reports; fails when a floor fails in B or a cost grew
+    Compare {
+        /// Report before
+        a: PathBuf,
+        /// Report after
+        b: PathBuf,
+    },
     /// Serve as anchor A1, A2, A4 or A7
     #[command(hide = true)]
     AnchorServer(anchor_servers::Options),
@@ -60,16 +99,27 @@ enum Verb {
     AnchorRocks(anchor_rocks::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     process::end_with_parent();
-    match CommandLine::parse().verb {
-        Verb::Gen { corpus, count } => gen_corpus(&corpus, count),
-        Verb::Load(options) => generator::run(&options),
-        Verb::Sink(options) => sink::run(&options),
-        Verb::AnchorServer(options) => anchor_servers::run(&options),
-        Verb::AnchorDisk(options) => anchor_disk::run(&options),
-        Verb::AnchorRocks(options) => anchor_rocks::run(&options),
-    }
+    let holds = match CommandLine::parse().verb {
+        Verb::Gen { corpus, count } => gen_corpus(&corpus, count).map(|()| true),
+        Verb::Load(options) => generator::run(&options).map(|()| true),
+        Verb::Sink(options) => sink::run(&options).map(|()| true),
+        Verb::Anchors(options) => suite::anchors(&options).map(|()| true),
+        Verb::Run { ids, options } => {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            suite::run(&options, &ids, false)
+        }
+        Verb::Suite { size, mut options } => {
+            options.full = size == "full";
+            suite::run(&options, &suite::ALL, true)
+        }
+        Verb::Compare { a, b } => compare::run(&a, &b),
+        Verb::AnchorServer(options) => anchor_servers::run(&options).map(|()| true),
+        Verb::AnchorDisk(options) => anchor_disk::run(&options).map(|()| true),
+        Verb::AnchorRocks(options) => anchor_rocks::run(&options).map(|()| true),
+    }?;
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn gen_corpus(name: &str, count: usize) -> Result<()> {

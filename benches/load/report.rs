@@ -24,6 +24,13 @@ pub struct Report {
     pub runs: Vec<Run>,
 }
 
+impl Report {
+    /// Whether nothing failed and every floor holds.
+    pub fn holds(&self) -> bool {
+        self.runs.iter().all(|run| run.status != RunStatus::Failed && run.targets.iter().all(|target| target.pass))
+    }
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Build {
@@ -201,8 +208,11 @@ pub fn print_heading() {
     println!("{:<4} {:<16} {:<44} {:>10} {:>10} {:>10}  result", "id", "variant", "metric", "value", "floor", "goal");
 }
 
-/// The lines of one run.
-pub fn print_run(run: &Run) {
+/// The targets of one run, a line each.
+pub fn print_targets(run: &Run) {
+    if run.status == RunStatus::Failed && run.targets.is_empty() {
+        println!("{:<4} {:<16} FAILED", run.id, run.variant);
+    }
     for target in &run.targets {
         let verdict = match (run.status, target.pass, target.reached) {
             (RunStatus::Failed, ..) => "FAILED",
@@ -226,6 +236,11 @@ pub fn print_run(run: &Run) {
             figure(target.goal),
         );
     }
+}
+
+/// Everything about one run.
+pub fn print_run(run: &Run) {
+    print_targets(run);
     for note in &run.notes {
         println!("{:<4} {:<16} note: {note}", run.id, run.variant);
     }
