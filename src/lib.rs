@@ -7,33 +7,33 @@
 //! of the `rt` and `batch_rt` queues, [`router`] and [`batch_router`] deliver them. Every hand-over is one
 //! atomic batch of [`jobsdb`].
 
-/// The command line, one file per verb.
-pub mod cli;
-/// The composition root: builds every component from settings, starts, supervises and stops them in order.
-pub mod node;
 /// The admin HTTP API: health, metrics, status.
 pub mod admin;
+/// The workspace configuration: model, file poller, last good copy, subscriptions.
+pub mod backend_config;
+/// Jobs of the `batch_rt` and `arc` queues become files in object storage.
+pub mod batch_router;
+/// The command line, one file per verb.
+pub mod cli;
+/// The only reader of the system time.
+pub mod clock;
+/// Destination transformations: one folder per integration.
+pub mod destination;
+/// The canonical event: ids, timestamps, JSON access. No I/O.
+pub mod event;
 /// HTTP in, durable job out.
 pub mod gateway;
+/// Queues of jobs, their statuses, datasets, and the atomic hand-over between queues.
+pub mod jobsdb;
+/// The composition root: builds every component from settings, starts, supervises and stops them in order.
+pub mod node;
 /// Events of the `gw` queue become jobs for their destinations; one file per pipeline stage.
 pub mod processor;
 /// Jobs of the `rt` queue become requests to destination APIs, in order per user.
 pub mod router;
-/// Jobs of the `batch_rt` and `arc` queues become files in object storage.
-pub mod batch_router;
-/// Destination transformations: one folder per integration.
-pub mod destination;
-/// The workspace configuration: model, file poller, last good copy, subscriptions.
-pub mod backend_config;
-/// Queues of jobs, their statuses, datasets, and the atomic hand-over between queues.
-pub mod jobsdb;
-/// RocksDB: the only module that names it.
-pub mod storage;
-/// The canonical event: ids, timestamps, JSON access. No I/O.
-pub mod event;
 /// Settings from file, environment and flags; every key and default lives here, once.
 pub mod settings;
-/// The only reader of the system time.
-pub mod clock;
+/// RocksDB: the only module that names it.
+pub mod storage;
 /// Metrics and logs.
 pub mod telemetry;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 /// A named, ordered store of jobs (jobsdb.md 1.1).
@@ -246,6 +245,19 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    fn stored_bytes(&self) -> usize {
+        let of_status = |status: &Status| status.error_response.len() + status.parameters.len();
+        match self {
+            Outcome::Succeeded | Outcome::Filtered => 0,
+            Outcome::Aborted { status, dead_letter } => {
+                of_status(status) + dead_letter.as_ref().map_or(0, |job| job.value.len())
+            }
+            Outcome::Failed { status, .. } | Outcome::Importing { status } => of_status(status),
+        }
+    }
+}
+
 /// A leased job.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -361,6 +373,21 @@ impl Tx {
     /// Remembers a deduplication key until `expiry_ms`.
     pub fn dedup_put(&mut self, hash: u128, expiry_ms: i64) {
         self.dedup.push((hash, expiry_ms));
+    }
+
+    /// Bytes that the transaction takes in the log, roughly.
+    pub fn stored_bytes(&self) -> u64 {
+        const PER_ENTRY: usize = 96;
+        let appends: usize = self.appends.iter().map(|(_, job)| job.value.len() + PER_ENTRY).sum();
+        let outcomes: usize = self.outcomes.iter().map(|(_, outcome)| outcome.stored_bytes() + PER_ENTRY).sum();
+        let records: usize =
+            self.records.iter().map(|(_, key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 16).sum();
+        let journal: usize = self
+            .journal
+            .iter()
+            .map(|(_, _, record)| record.as_ref().map_or(0, |record| record.payload.len()) + PER_ENTRY)
+            .sum();
+        (appends + outcomes + records + journal + self.dedup.len() * 48) as u64
     }
 
     /// Whether there is nothing to commit.
@@ -479,98 +506,4 @@ pub struct QueueStats {
     pub last_job_id: u64,
     /// Its datasets, oldest first.
     pub datasets: Vec<DatasetInfo>,
-}
-
-/// The queues. Cheap to clone.
-#[derive(Clone)]
-pub struct JobsDb {}
-
-#[allow(clippy::todo, missing_docs, reason = "being built")]
-impl JobsDb {
-    /// Puts a job into its stored form. Does no I/O; may take a partition number.
-    pub fn encode(&self, queue: Queue, job: &NewJob<'_>) -> EncodedJob {
-        let _ = (queue, job);
-        todo!()
-    }
-
-    /// Commits a transaction. Waits for room in the writer's gate, at most `wait`; then for the verdict.
-    ///
-    /// # Errors
-    /// [`JobsDbError::Unavailable`] and [`JobsDbError::TooLarge`]: nothing was queued.
-    /// [`JobsDbError::Failed`]: the write failed, the store is poisoned.
-    pub async fn commit(&self, tx: Tx) -> Result<Receipt, JobsDbError> {
-        let _ = tx;
-        todo!()
-    }
-
-    /// The same from a thread that may block (never a tokio worker).
-    pub fn commit_blocking(&self, tx: Tx) -> Result<Receipt, JobsDbError> {
-        let _ = tx;
-        todo!()
-    }
-
-    /// Leases the next runnable jobs of the selection, ascending id. Blocks on the store: not for tokio workers.
-    pub fn fetch(&self, queue: Queue, select: &Select, limits: Limits) -> Result<Page, JobsDbError> {
-        let _ = (queue, select, limits);
-        todo!()
-    }
-
-    /// The same from async code, on a blocking thread.
-    pub async fn fetch_async(&self, queue: Queue, select: &Select, limits: Limits) -> Result<Page, JobsDbError> {
-        let _ = (queue, select, limits);
-        todo!()
-    }
-
-    /// Gives leased jobs back unchanged (throttled, no slot, shutdown). They are returned by the next fetch.
-    pub fn release(&self, leases: &[Lease]) {
-        let _ = leases;
-        todo!()
-    }
-
-    /// Notified (a permit is kept) whenever a job of the selection may have become runnable: stored, due,
-    /// unblocked or released. Ask for it before the first fetch.
-    pub fn waker(&self, queue: Queue, select: &Select) -> Arc<Notify> {
-        let _ = (queue, select);
-        todo!()
-    }
-
-    /// Partitions with pending jobs, from counters.
-    pub fn active(&self, queue: Queue) -> Vec<ActivePartition> {
-        let _ = queue;
-        todo!()
-    }
-
-    /// Notified when a partition gets its first pending job.
-    pub fn partition_appeared(&self, queue: Queue) -> Arc<Notify> {
-        let _ = queue;
-        todo!()
-    }
-
-    /// What the disk guard allows now, followed as it changes.
-    pub fn gate(&self) -> tokio::sync::watch::Receiver<Gate> {
-        todo!()
-    }
-
-    /// A record of another owner. Blocks on the store.
-    pub fn get(&self, namespace: Namespace, key: &[u8]) -> Result<Option<Vec<u8>>, JobsDbError> {
-        let _ = (namespace, key);
-        todo!()
-    }
-
-    /// Records of another owner whose keys begin with `prefix`, in key order. Blocks on the store.
-    pub fn scan(&self, namespace: Namespace, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JobsDbError> {
-        let _ = (namespace, prefix);
-        todo!()
-    }
-
-    /// Journal records of the queue. Blocks on the store.
-    pub fn journal(&self, queue: Queue) -> Result<Vec<JournalRecord>, JobsDbError> {
-        let _ = queue;
-        todo!()
-    }
-
-    /// Figures of every queue.
-    pub fn stats(&self) -> Vec<QueueStats> {
-        todo!()
-    }
 }

@@ -7,7 +7,12 @@ use super::catalogue::{Key, Kind};
 use super::raw::Reader;
 
 pub(super) const KEYS: &[Key] = &[
-    Key::new("Admin.socket", Kind::Text, "", "Path of the admin unix socket; empty = /run/pintle/admin.sock when that folder exists, else <data>/admin.sock."),
+    Key::new(
+        "Admin.socket",
+        Kind::Text,
+        "",
+        "Path of the admin unix socket; empty = /run/pintle/admin.sock when that folder exists, else <data>/admin.sock.",
+    ),
     Key::new("Admin.listen", Kind::Text, "127.0.0.1:8081", "Address of the admin TCP listener; empty = off."),
 ];
 

@@ -8,9 +8,14 @@ use super::raw::Reader;
 
 pub(super) const KEYS: &[Key] = &[
     Key::new("BackendConfig.configJSONPath", Kind::Text, "/etc/pintle/workspaceConfig.json", "The workspace file."),
-    Key::new("BackendConfig.pollInterval", Kind::Duration(Unit::Second), "5s", "How often the workspace is looked at without a sign of change.")
-        .also(&["BackendConfig.pollIntervalInS"])
-        .hot(),
+    Key::new(
+        "BackendConfig.pollInterval",
+        Kind::Duration(Unit::Second),
+        "5s",
+        "How often the workspace is looked at without a sign of change.",
+    )
+    .also(&["BackendConfig.pollIntervalInS"])
+    .hot(),
 ];
 
 /// Settings of the workspace source.

@@ -11,8 +11,14 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("Gateway.listen", Kind::List, "127.0.0.1:8080", "Addresses of the ingest listener."),
     Key::new("Gateway.webPort", Kind::Int, "8080", "Given alone: listen on all interfaces at this port."),
     Key::new("Gateway.maxReqSizeInKB", Kind::Bytes(1024), "4000", "Most bytes of a request body, decompressed.").hot(),
-    Key::new("Gateway.maxExpandedBytes", Kind::Bytes(1), "", "Most bytes that the jobs of one request may hold (64MiB, small 16MiB)."),
-    Key::new("WriteTimeout", Kind::Duration(Unit::Second), "10s", "Longest wait for the durable store.").also(&["WriteTimeOutInSec"]),
+    Key::new(
+        "Gateway.maxExpandedBytes",
+        Kind::Bytes(1),
+        "",
+        "Most bytes that the jobs of one request may hold (64MiB, small 16MiB).",
+    ),
+    Key::new("WriteTimeout", Kind::Duration(Unit::Second), "10s", "Longest wait for the durable store.")
+        .also(&["WriteTimeOutInSec"]),
 ];
 
 /// Settings of the gateway.

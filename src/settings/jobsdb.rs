@@ -12,24 +12,46 @@ pub(super) const KEYS: &[Key] = &[
         .also(&["JobsDB.<queue>.maxTableSizeInMB"]),
     Key::new("JobsDB.maxDSRetention", Kind::Duration(Unit::Minute), "90m", "Greatest age of an open dataset.")
         .also(&["JobsDB.<queue>.maxDSRetention"]),
-    Key::new("JobsDB.minDSRetention", Kind::Duration(Unit::Minute), "0m", "Finished datasets are kept at least this long.")
-        .also(&["JobsDB.<queue>.minDSRetention"]),
-    Key::new("JobsDB.compactionLoopSleepDuration", Kind::Duration(Unit::Second), "30s", "How often stragglers are copied out.").also(&[
+    Key::new(
+        "JobsDB.minDSRetention",
+        Kind::Duration(Unit::Minute),
+        "0m",
+        "Finished datasets are kept at least this long.",
+    )
+    .also(&["JobsDB.<queue>.minDSRetention"]),
+    Key::new(
+        "JobsDB.compactionLoopSleepDuration",
+        Kind::Duration(Unit::Second),
+        "30s",
+        "How often stragglers are copied out.",
+    )
+    .also(&[
         "JobsDB.migrateDSLoopSleepDuration",
         "JobsDB.<queue>.compactionLoopSleepDuration",
         "JobsDB.<queue>.migrateDSLoopSleepDuration",
     ]),
-    Key::new("JobsDB.jobMinRowsLeftCompactionThreshold", Kind::Float, "0.6", "Share of pending rows below which an old dataset is copied out.")
-        .also(&[
-            "JobsDB.jobMinRowsLeftMigrateThreshold",
-            "JobsDB.<queue>.jobMinRowsLeftCompactionThreshold",
-            "JobsDB.<queue>.jobMinRowsLeftMigrateThreshold",
-        ]),
-    Key::new("JobsDB.compactionMinDSAge", Kind::Duration(Unit::Minute), "2m", "A dataset younger than this is not copied out.")
-        .also(&["JobsDB.<queue>.compactionMinDSAge"]),
+    Key::new(
+        "JobsDB.jobMinRowsLeftCompactionThreshold",
+        Kind::Float,
+        "0.6",
+        "Share of pending rows below which an old dataset is copied out.",
+    )
+    .also(&[
+        "JobsDB.jobMinRowsLeftMigrateThreshold",
+        "JobsDB.<queue>.jobMinRowsLeftCompactionThreshold",
+        "JobsDB.<queue>.jobMinRowsLeftMigrateThreshold",
+    ]),
+    Key::new(
+        "JobsDB.compactionMinDSAge",
+        Kind::Duration(Unit::Minute),
+        "2m",
+        "A dataset younger than this is not copied out.",
+    )
+    .also(&["JobsDB.<queue>.compactionMinDSAge"]),
     Key::new("JobsDB.jobMaxAge", Kind::Duration(Unit::Hour), "720h", "Pending jobs older than this are aborted.")
         .also(&["JobsDB.<queue>.jobMaxAge"]),
-    Key::new("JobsDB.arc.jobMaxAge", Kind::Duration(Unit::Hour), "168h", "The same for the archive queue.").also(&["archival.jobRetention"]),
+    Key::new("JobsDB.arc.jobMaxAge", Kind::Duration(Unit::Hour), "168h", "The same for the archive queue.")
+        .also(&["archival.jobRetention"]),
     Key::new("JobsDB.proc_error.jobMaxAge", Kind::Duration(Unit::Hour), "168h", "Dead letters older than this go."),
     Key::new("JobsDB.proc_error.maxBytes", Kind::Bytes(1), "", "Most bytes of dead letters (1GiB, small 128MiB)."),
 ];

@@ -3,9 +3,8 @@
 use super::catalogue::{Key, Kind};
 use super::raw::Reader;
 
-pub(super) const KEYS: &[Key] = &[
-    Key::new("Processor.maxLoopProcessEvents", Kind::Int, "2000", "Most jobs of one read.").hot(),
-];
+pub(super) const KEYS: &[Key] =
+    &[Key::new("Processor.maxLoopProcessEvents", Kind::Int, "2000", "Most jobs of one read.").hot()];
 
 /// Settings of the processor.
 #[derive(Clone, Debug)]

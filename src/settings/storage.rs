@@ -20,18 +20,43 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("profile", Kind::Text, "auto", "Memory budget: auto (by memory or cgroup limit), small, default, large."),
     Key::new("Storage.maxBatchBytes", Kind::Bytes(1), "4MiB", "Most bytes that one write batch gathers."),
     Key::new("Storage.maxBatchTx", Kind::Int, "2048", "Most transactions that one write batch gathers."),
-    Key::new("Storage.lazyFlushInterval", Kind::Duration(Unit::Milli), "100ms", "Longest time that a hand-over waits for a flush."),
+    Key::new(
+        "Storage.lazyFlushInterval",
+        Kind::Duration(Unit::Milli),
+        "100ms",
+        "Longest time that a hand-over waits for a flush.",
+    ),
     Key::new("Storage.maxPendingBytes", Kind::Bytes(1), "", "Most bytes waiting for the writer (64MiB, small 16MiB)."),
     Key::new("Storage.maxTxBytes", Kind::Bytes(1), "256MiB", "Most bytes of one transaction."),
-    Key::new("Storage.softFree", Kind::Bytes(1), "0", "Free space below which ingestion pauses; 0 = max(1GiB, 5 %) capped at 10 % of the disk."),
-    Key::new("Storage.hardFree", Kind::Bytes(1), "0", "Free space below which the processor pauses; 0 = half of softFree."),
+    Key::new(
+        "Storage.softFree",
+        Kind::Bytes(1),
+        "0",
+        "Free space below which ingestion pauses; 0 = max(1GiB, 5 %) capped at 10 % of the disk.",
+    ),
+    Key::new(
+        "Storage.hardFree",
+        Kind::Bytes(1),
+        "0",
+        "Free space below which the processor pauses; 0 = half of softFree.",
+    ),
     Key::new("Storage.ballast", Kind::Bytes(1), "", "Space reserved for emergencies (256MiB, small 64MiB; 0 = none)."),
-    Key::new("Storage.datasetTargetBytes", Kind::Bytes(1), "4MiB", "Size at which a dataset is sealed while the queue is short."),
+    Key::new(
+        "Storage.datasetTargetBytes",
+        Kind::Bytes(1),
+        "4MiB",
+        "Size at which a dataset is sealed while the queue is short.",
+    ),
     Key::new("Storage.datasetTargetAge", Kind::Duration(Unit::Second), "10s", "Age at which a dataset is sealed."),
     Key::new("Storage.keepAborted", Kind::Bool, "true", "Keep the status of aborted jobs until their dataset goes."),
     Key::new("Storage.snapshotKeep", Kind::Int, "2", "Most snapshots kept under snapshots/."),
     Key::new("Storage.blobMinSize", Kind::Bytes(1), "0", "Payloads from this size on go to blob files; 0 = off."),
-    Key::new("Storage.allowUnsafeFs", Kind::Bool, "false", "Accept a data directory on a file system that does not keep what it flushed (tmpfs, overlay)."),
+    Key::new(
+        "Storage.allowUnsafeFs",
+        Kind::Bool,
+        "false",
+        "Accept a data directory on a file system that does not keep what it flushed (tmpfs, overlay).",
+    ),
 ];
 
 /// Settings of the store.

@@ -43,14 +43,19 @@ pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 /// An unknown version, bytes missing or left over; `what` names the record in the message.
 pub fn decode<'a, T: Deserialize<'a>>(what: &str, bytes: &'a [u8]) -> Result<T, StorageError> {
     let body = body_of(what, bytes)?;
-    options().deserialize(body).map_err(|source| StorageError::Corrupt { what: what.to_owned(), reason: source.to_string() })
+    options()
+        .deserialize(body)
+        .map_err(|source| StorageError::Corrupt { what: what.to_owned(), reason: source.to_string() })
 }
 
 /// Reads a record that is followed by a raw tail, and returns it with the offset at which the tail begins.
 ///
 /// # Errors
 /// As [`decode`], but for bytes left over.
-pub fn decode_head<'a, T: Deserialize<'a> + Serialize>(what: &str, bytes: &'a [u8]) -> Result<(T, usize), StorageError> {
+pub fn decode_head<'a, T: Deserialize<'a> + Serialize>(
+    what: &str,
+    bytes: &'a [u8],
+) -> Result<(T, usize), StorageError> {
     let body = body_of(what, bytes)?;
     let corrupt = |source: bincode::Error| StorageError::Corrupt { what: what.to_owned(), reason: source.to_string() };
     let record: T = options().allow_trailing_bytes().deserialize(body).map_err(corrupt)?;

@@ -77,9 +77,7 @@ pub(super) fn check_format_file(directory: &Path) -> Result<(), StorageError> {
     let found = text.trim().strip_prefix("pintle-data ").and_then(|number| number.parse::<u32>().ok());
     match found {
         Some(found) if found <= FORMAT => Ok(()),
-        Some(found) => {
-            Err(StorageError::NewerFormat { directory: directory.to_owned(), found, supported: FORMAT })
-        }
+        Some(found) => Err(StorageError::NewerFormat { directory: directory.to_owned(), found, supported: FORMAT }),
         None => Err(StorageError::NotADataDirectory {
             directory: directory.to_owned(),
             reason: "its FORMAT file is not one of this software; choose another --data-dir".to_owned(),
@@ -104,7 +102,10 @@ pub(super) fn format_record(db: &DB, is_new: bool, now_ms: i64, read_only: bool)
     if !is_new || read_only {
         // The first start may have died between creating the database and this record; nothing is lost then.
         if read_only {
-            return Err(StorageError::Corrupt { what: "format".to_owned(), reason: "the record is missing".to_owned() });
+            return Err(StorageError::Corrupt {
+                what: "format".to_owned(),
+                reason: "the record is missing".to_owned(),
+            });
         }
     }
     let record = FormatRecord {

@@ -21,8 +21,8 @@ pub struct DiskSpace {
 /// # Errors
 /// When the directory cannot be asked.
 pub fn free_space(directory: &Path) -> Result<DiskSpace, StorageError> {
-    let found =
-        rustix::fs::statvfs(directory).map_err(|source| StorageError::file("ask for free space of", directory, source.into()))?;
+    let found = rustix::fs::statvfs(directory)
+        .map_err(|source| StorageError::file("ask for free space of", directory, source.into()))?;
     Ok(DiskSpace {
         total: found.f_blocks.saturating_mul(found.f_frsize),
         free: found.f_bavail.saturating_mul(found.f_frsize),

@@ -38,7 +38,9 @@ impl Flusher {
         let thread = std::thread::Builder::new()
             .name("pintle-flush".to_owned())
             .spawn(move || run(&storage, lazy_interval, &receiver))
-            .map_err(|source| StorageError::file("start the flushing thread for", std::path::Path::new("the store"), source))?;
+            .map_err(|source| {
+                StorageError::file("start the flushing thread for", std::path::Path::new("the store"), source)
+            })?;
         Ok(Flusher { requests, thread: Some(thread) })
     }
 

@@ -153,10 +153,8 @@ impl Storage {
     /// # Errors
     /// When the target exists or cannot be written.
     pub fn checkpoint(&self, target: &Path) -> Result<(), StorageError> {
-        let failed = |source: rocksdb::Error| StorageError::Checkpoint {
-            target: target.to_owned(),
-            reason: source.to_string(),
-        };
+        let failed =
+            |source: rocksdb::Error| StorageError::Checkpoint { target: target.to_owned(), reason: source.to_string() };
         Checkpoint::new(&self.0.db).map_err(failed)?.create_checkpoint(target).map_err(failed)
     }
 

@@ -1,0 +1,369 @@
+//! What the queues do by themselves: give back disk, keep ages, watch free space (storage-design.md 8, 12).
+//!
+//! One thread, one look a second from counters in memory; an idle node writes nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use tracing::{error, info, warn};
+
+use super::api::{Durability, Gate, JobsDbError, Lease, Outcome, Queue, Select, Status, Tx};
+use super::datasets::DroppedRange;
+use super::keys::{self, Place};
+use super::record::IndexEntry;
+use super::state::{Held, QueueState};
+use super::writer::{Relocation, Request};
+use super::{Shared, failed, millis};
+use crate::storage::{self, Ballast, Family, StorageError, codec};
+
+const LOOK: Duration = Duration::from_secs(1);
+const AGE_CHECK: Duration = Duration::from_secs(3_600);
+const DEAD_LETTER_CHECK: Duration = Duration::from_secs(30);
+/// Datasets copied out in one round.
+const COPIES_PER_ROUND: usize = 10;
+/// Bytes of one copy, and of copies per second, so that copying never competes with ingestion.
+const COPY_BYTES: usize = 1 << 20;
+const COPY_BYTES_PER_SECOND: u64 = 4 << 20;
+/// Jobs that one batch gives up for their age.
+const EXPIRED_AT_ONCE: usize = 1_000;
+/// Longest wait for the writer.
+const WRITER_WAIT: Duration = Duration::from_secs(60);
+
+pub(super) fn run(shared: &Arc<Shared>, stop: &Receiver<()>) {
+    let mut disk = DiskWatch::new(shared);
+    let mut stragglers = shared.queues.each_ref().map(|_| Instant::now());
+    let mut ages = Instant::now();
+    let mut dead_letters = Instant::now();
+    loop {
+        match stop.recv_timeout(LOOK) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+        shared.watch_disk(&mut disk);
+        shared.give_back_disk();
+        for (state, last) in shared.queues.iter().zip(&mut stragglers) {
+            let settings = shared.queue_settings(state.queue);
+            if state.queue != Queue::ProcError && last.elapsed() >= settings.straggler_interval {
+                *last = Instant::now();
+                report(shared.copy_out(state, stop), "copying stragglers out");
+            }
+        }
+        if ages.elapsed() >= AGE_CHECK {
+            ages = Instant::now();
+            report(shared.expire_old_jobs(), "giving up old jobs");
+        }
+        if dead_letters.elapsed() >= DEAD_LETTER_CHECK {
+            dead_letters = Instant::now();
+            report(shared.bound_dead_letters(), "bounding dead letters");
+        }
+    }
+}
+
+fn report(outcome: Result<(), JobsDbError>, what: &str) {
+    if let Err(error) = outcome {
+        warn!(%error, "{what} failed; it is tried again later");
+    }
+}
+
+impl Shared {
+    /// Seals old datasets, drops finished ones, and then, after a flush, the files that lie inside them.
+    pub(super) fn give_back_disk(&self) {
+        let now_ms = self.clock.now_ms();
+        let needed =
+            self.queues.iter().any(|state| state.datasets.lock().needs_upkeep(self.dataset_rules(state.queue), now_ms));
+        if !needed || self.storage.poisoned().is_some() {
+            return;
+        }
+        let (done, answer) = bounded(1);
+        self.send(Request::Upkeep { done });
+        match answer.recv_timeout(WRITER_WAIT) {
+            Ok(dropped) if dropped.is_empty() => {}
+            Ok(dropped) => {
+                super::events::datasets_dropped(&dropped);
+                if let Err(error) = self.drop_files(&dropped) {
+                    warn!(%error, "files of finished datasets stay until the next compaction");
+                }
+            }
+            Err(_) => error!("the writer does not answer"),
+        }
+    }
+
+    /// The flush first: dropping files is durable at once, and a power cut must not lose the outcomes that
+    /// made the datasets finished (8.3).
+    fn drop_files(&self, dropped: &[DroppedRange]) -> Result<(), StorageError> {
+        self.storage.flush()?;
+        for range in dropped {
+            let (from, to) = keys::dataset_range(range.queue, range.first, range.last);
+            for family in [Family::Jobs, Family::Status] {
+                self.storage.drop_files(family, from.as_ref(), to.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the few pending jobs of old datasets into the carry-over dataset, so that the old ones can go.
+    pub(super) fn copy_out(&self, state: &QueueState, stop: &Receiver<()>) -> Result<(), JobsDbError> {
+        let settings = self.queue_settings(state.queue);
+        let candidates: BTreeSet<u32> = state
+            .datasets
+            .lock()
+            .with_stragglers(
+                self.dataset_rules(state.queue),
+                millis(settings.straggler_min_age),
+                settings.straggler_share,
+                self.clock.now_ms(),
+                COPIES_PER_ROUND,
+            )
+            .into_iter()
+            .collect();
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let stragglers = self.pending_in(state, &candidates).map_err(failed)?;
+        let total = stragglers.len();
+        let mut moves = Vec::new();
+        let mut bytes = 0;
+        for (partition, id, held) in stragglers {
+            let Some(part) = state.known_part(partition) else { continue };
+            let key = keys::job(state.queue, held.entry.dataset, id);
+            let Some(value) = self.storage.get(Family::Jobs, key.as_ref()).map_err(failed)? else { continue };
+            let status = if held.entry.attempt > 0 {
+                self.storage.get(Family::Status, key.as_ref()).map_err(failed)?
+            } else {
+                None
+            };
+            bytes += value.len();
+            moves.push(Relocation { queue: state.queue, part, id, held, value, status });
+            if bytes >= COPY_BYTES {
+                self.relocate(std::mem::take(&mut moves))?;
+                let pause = Duration::from_millis(bytes as u64 * 1_000 / COPY_BYTES_PER_SECOND);
+                bytes = 0;
+                if !matches!(stop.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+                    return Ok(());
+                }
+            }
+        }
+        if !moves.is_empty() {
+            self.relocate(moves)?;
+        }
+        super::events::carried_over(state.queue, total);
+        Ok(())
+    }
+
+    fn relocate(&self, moves: Vec<Relocation>) -> Result<(), JobsDbError> {
+        let (done, answer) = bounded(1);
+        self.send(Request::Relocate { moves, done });
+        answer.recv_timeout(WRITER_WAIT).map_err(|_| JobsDbError::Timeout)
+    }
+
+    /// Pending jobs of some datasets, by their index entries.
+    fn pending_in(&self, state: &QueueState, datasets: &BTreeSet<u32>) -> Result<Vec<(u32, u64, Held)>, StorageError> {
+        let mut found = Vec::new();
+        let (first, last) = {
+            let all = &state.datasets.lock().all;
+            let records = datasets.iter().filter_map(|number| all.get(number));
+            records.fold((u64::MAX, 0), |(first, last), record| {
+                (first.min(record.first_job_id), last.max(record.last_job_id))
+            })
+        };
+        let partitions: Vec<u32> = state.parts.read().keys().copied().collect();
+        let mut ranges: Vec<(keys::Key, keys::Key)> = partitions
+            .into_iter()
+            .map(|partition| keys::ready_range(state.queue, partition, first, last.saturating_add(1)))
+            .collect();
+        ranges.extend(
+            [Place::Delayed(0), Place::Blocked, Place::Importing].map(|place| keys::kind_range(state.queue, place)),
+        );
+        for (from, to) in ranges {
+            let mut scan = self.storage.scan(Family::Index, from.as_ref(), to.as_ref())?;
+            while let Some((key, value)) = scan.next_entry()? {
+                let Some(position) = keys::parse_index(key) else { continue };
+                let entry: IndexEntry = codec::decode("index entry", value)?;
+                if datasets.contains(&entry.dataset) {
+                    found.push((position.partition, position.id, Held { place: position.place, entry }));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives up runnable jobs that are older than their queue keeps them.
+    pub(super) fn expire_old_jobs(self: &Arc<Self>) -> Result<(), JobsDbError> {
+        for state in &self.queues {
+            let now_ms = self.clock.now_ms();
+            let cutoff = now_ms.saturating_sub(millis(self.queue_settings(state.queue).job_max_age));
+            let status = Status {
+                exec_ms: now_ms,
+                retry_ms: now_ms,
+                error_response: br#"{"reason": "job max age exceeded"}"#.to_vec(),
+                parameters: b"{}".to_vec(),
+                ..Status::default()
+            };
+            let is_dead_letter = state.queue == Queue::ProcError;
+            let mut expired = 0;
+            loop {
+                let leases = self.lease_older(state.queue, &Select::default(), EXPIRED_AT_ONCE, cutoff)?;
+                let count = leases.len();
+                self.finish_all(leases, || {
+                    if is_dead_letter {
+                        Outcome::Succeeded
+                    } else {
+                        Outcome::Aborted { status: status.clone(), dead_letter: None }
+                    }
+                })?;
+                expired += count;
+                if count < EXPIRED_AT_ONCE {
+                    break;
+                }
+            }
+            if expired > 0 {
+                warn!(queue = state.queue.name(), jobs = expired, "jobs older than jobMaxAge were given up");
+            }
+        }
+        Ok(())
+    }
+
+    /// Pushes out the oldest dead letters while they take more than `JobsDB.proc_error.maxBytes`.
+    pub(super) fn bound_dead_letters(self: &Arc<Self>) -> Result<(), JobsDbError> {
+        let state = self.queue(Queue::ProcError);
+        let bytes = || state.pending_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let mut pushed_out = 0;
+        while bytes() > self.settings.dead_letter_max_bytes {
+            let leases = self.lease_older(Queue::ProcError, &Select::default(), EXPIRED_AT_ONCE, i64::MAX)?;
+            if leases.is_empty() {
+                break;
+            }
+            pushed_out += leases.len();
+            self.finish_all(leases, || Outcome::Succeeded)?;
+        }
+        if pushed_out > 0 {
+            super::events::dead_letters_pushed_out(pushed_out);
+            warn!(jobs = pushed_out, "the oldest dead letters were pushed out by JobsDB.proc_error.maxBytes");
+        }
+        Ok(())
+    }
+
+    fn finish_all(&self, leases: Vec<(Lease, u64)>, outcome: impl Fn() -> Outcome) -> Result<(), JobsDbError> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let mut tx = Tx::new(Durability::Lazy);
+        for (lease, _) in leases {
+            tx.finish(lease, outcome());
+        }
+        let permits = super::block_on(self.permits(&tx))??;
+        let (verdict, receiver) = tokio::sync::oneshot::channel();
+        self.send(Request::Commit { tx, verdict, permits, sent: Instant::now() });
+        receiver.blocking_recv().map_err(|_| super::stopped())?.map(|_| ())
+    }
+
+    /// Looks at the free space and opens or closes the gate.
+    pub(super) fn watch_disk(&self, disk: &mut DiskWatch) {
+        if let Some(reason) = self.storage.poisoned() {
+            self.gate.send_if_modified(|gate| {
+                let is_new = !matches!(gate, Gate::Poisoned(_));
+                if is_new {
+                    *gate = Gate::Poisoned(reason.clone());
+                }
+                is_new
+            });
+            return;
+        }
+        let space = match storage::free_space(self.storage.directory()) {
+            Ok(space) => space,
+            Err(error) => {
+                warn!(%error, "free space is unknown");
+                return;
+            }
+        };
+        let waiting =
+            u64::from(self.room_permits).saturating_sub(self.room.available_permits() as u64) * super::PERMIT_BYTES;
+        let free = space.free.saturating_sub(waiting);
+        let (soft, hard) = storage::limits_for(space.total, self.limits.soft_free, self.limits.hard_free);
+        let before = self.gate.borrow().clone();
+        let gate = gate_for(&before, free, soft, hard);
+        if gate != before {
+            match &gate {
+                Gate::Open => info!(free, "there is room again: events are accepted"),
+                Gate::IngestClosed(reason) | Gate::ProcessorClosed(reason) | Gate::Poisoned(reason) => {
+                    warn!(reason, "events are refused");
+                }
+            }
+            self.gate.send_replace(gate);
+        }
+        disk.keep_ballast(free, soft);
+    }
+}
+
+/// The gate by free bytes; it opens again only with half as much more room than it closed at.
+fn gate_for(before: &Gate, free: u64, soft: u64, hard: u64) -> Gate {
+    let describe =
+        |limit: u64, what: &str| format!("{free} bytes are free on the data disk, {what} pauses below {limit}");
+    let was_closed = !before.accepts_events();
+    let processor_was_closed = !before.lets_process();
+    if free < hard || (processor_was_closed && free < hard.saturating_add(hard / 2)) {
+        Gate::ProcessorClosed(describe(hard, "processing"))
+    } else if free < soft {
+        Gate::IngestClosed(describe(soft, "ingestion"))
+    } else if was_closed && free <= soft.saturating_add(soft / 2) {
+        match before {
+            Gate::IngestClosed(reason) => Gate::IngestClosed(reason.clone()),
+            _ => Gate::IngestClosed(describe(soft, "ingestion")),
+        }
+    } else {
+        Gate::Open
+    }
+}
+
+pub(super) fn ballast(shared: &Shared) -> Ballast {
+    Ballast::new(shared.storage.directory(), shared.limits.ballast)
+}
+
+/// What the disk guard remembers between looks.
+pub(super) struct DiskWatch {
+    ballast: Ballast,
+    bytes: u64,
+    has_warned: bool,
+}
+
+impl DiskWatch {
+    pub fn new(shared: &Shared) -> DiskWatch {
+        DiskWatch { ballast: ballast(shared), bytes: shared.limits.ballast, has_warned: false }
+    }
+
+    /// Puts the reserve in place while there is plenty of room.
+    fn keep_ballast(&mut self, free: u64, soft: u64) {
+        if self.ballast.is_there() || free < soft.saturating_mul(2).saturating_add(self.bytes) {
+            return;
+        }
+        if let Err(error) = self.ballast.fill()
+            && !self.has_warned
+        {
+            self.has_warned = true;
+            warn!(%error, "there is no reserve for a full disk");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_closes_in_two_steps_and_opens_with_room_to_spare() {
+        let at = |before: &Gate, free| gate_for(before, free, 100, 50);
+        let open = Gate::Open;
+        assert_eq!(at(&open, 100), Gate::Open);
+        let closed = at(&open, 99);
+        assert!(matches!(closed, Gate::IngestClosed(_)));
+        assert!(matches!(at(&closed, 150), Gate::IngestClosed(_)));
+        assert_eq!(at(&closed, 151), Gate::Open);
+        let all_closed = at(&closed, 49);
+        assert!(matches!(all_closed, Gate::ProcessorClosed(_)));
+        assert!(matches!(at(&all_closed, 74), Gate::ProcessorClosed(_)));
+        assert!(matches!(at(&all_closed, 76), Gate::IngestClosed(_)));
+        assert_eq!(at(&all_closed, 200), Gate::Open);
+    }
+}

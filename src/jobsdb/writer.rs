@@ -1,0 +1,558 @@
+//! The one thread that writes (storage-design.md 6.1).
+//!
+//! In: [`Request`]s over a bounded channel. It takes what waits, without a timer, builds one batch, writes
+//! it, updates memory, and answers: lazy members at once, durable ones after the flush that covers them,
+//! which the flushing thread does while the next batch is built. No counter moves before the write.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crossbeam::channel::Receiver;
+use tokio::sync::oneshot;
+use tracing::error;
+
+use super::Shared;
+use super::api::{Durability, EncodedJob, JobState, JobsDbError, Lease, Outcome, Queue, Receipt, Status, Tx};
+use super::datasets::DroppedRange;
+use super::keys::{self, Place};
+use super::record::{self, IndexEntry};
+use super::state::{Held, PartState};
+use crate::storage::{Batch, Family, Flush, Flusher, StorageError, codec};
+
+/// Where the verdict of a commit goes.
+pub(super) type Verdict = oneshot::Sender<Result<Receipt, JobsDbError>>;
+
+/// Permits of the writer's gates, given back when the request is answered.
+pub(super) type Permits = (tokio::sync::OwnedSemaphorePermit, tokio::sync::OwnedSemaphorePermit);
+
+/// Work for the writer.
+pub(super) enum Request {
+    /// A caller's transaction.
+    Commit { tx: Tx, verdict: Verdict, permits: Permits, sent: Instant },
+    /// Jobs of blocked users, met by a fetch, go to the blocked index.
+    Block(Vec<BlockedMove>),
+    /// Jobs copied out of an old dataset.
+    Relocate { moves: Vec<Relocation>, done: crossbeam::channel::Sender<()> },
+    /// Seal what is old and drop what is finished; answers with what may lose its files after a flush.
+    Upkeep { done: crossbeam::channel::Sender<Vec<DroppedRange>> },
+    /// A value that cannot be read.
+    Quarantine { lease: Lease, dataset: u32, value: Vec<u8> },
+    /// Last request: mark an orderly stop and end.
+    Stop,
+}
+
+/// A job that leaves the ready index because an earlier job of its user failed.
+pub(super) struct BlockedMove {
+    pub queue: Queue,
+    pub part: Arc<PartState>,
+    pub id: u64,
+    pub held: Held,
+}
+
+/// A pending job with its values, on its way to the carry-over dataset.
+pub(super) struct Relocation {
+    pub queue: Queue,
+    pub part: Arc<PartState>,
+    pub id: u64,
+    pub held: Held,
+    pub value: Vec<u8>,
+    pub status: Option<Vec<u8>>,
+}
+
+/// What memory learns after a batch is written.
+enum Change {
+    Stored { queue: Queue, part: Arc<PartState>, id: u64, entry: IndexEntry },
+    Ended { queue: Queue, part: Arc<PartState>, id: u64, held: Held },
+    Moved { queue: Queue, part: Arc<PartState>, id: u64, from: Held, to: Held, blocks_user: bool },
+    Blocked { queue: Queue, part: Arc<PartState>, id: u64, from: Place },
+    Unblocked { part: Arc<PartState>, id: u64, held: Held },
+    Relocated { part: Arc<PartState>, id: u64, dataset: u32 },
+}
+
+/// An answer that is due after the write.
+struct Answer {
+    verdict: Verdict,
+    receipt: Receipt,
+    permits: Permits,
+    durability: Durability,
+    sent: Instant,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    flusher: Flusher,
+    changes: Vec<Change>,
+    answers: Vec<Answer>,
+    upkeeps: Vec<(crossbeam::channel::Sender<Vec<DroppedRange>>, Vec<DroppedRange>)>,
+    relocations: Vec<crossbeam::channel::Sender<()>>,
+    touched_datasets: BTreeSet<(Queue, u32)>,
+    touched_queues: BTreeSet<Queue>,
+    stored_partitions: BTreeSet<u32>,
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, flusher: Flusher, stored_partitions: BTreeSet<u32>) -> Writer {
+        Writer {
+            shared,
+            flusher,
+            changes: Vec::new(),
+            answers: Vec::new(),
+            upkeeps: Vec::new(),
+            relocations: Vec::new(),
+            touched_datasets: BTreeSet::new(),
+            touched_queues: BTreeSet::new(),
+            stored_partitions,
+        }
+    }
+
+    /// Runs until [`Request::Stop`] or until nobody can send any more.
+    pub fn run(mut self, requests: &Receiver<Request>) {
+        while let Ok(first) = requests.recv() {
+            let shared = Arc::clone(&self.shared);
+            let mut batch = shared.storage.batch(64 << 10);
+            let mut is_last = self.stage(first, &mut batch);
+            let mut members = 1;
+            while !is_last
+                && members < shared.limits.max_batch_tx
+                && (batch.bytes() as u64) < shared.limits.max_batch_bytes
+                && let Ok(next) = requests.try_recv()
+            {
+                is_last = self.stage(next, &mut batch);
+                members += 1;
+            }
+            self.commit(batch, members);
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Adds one request to the batch. True for the last one.
+    fn stage(&mut self, request: Request, batch: &mut Batch<'_>) -> bool {
+        match request {
+            Request::Commit { tx, verdict, permits, sent } => {
+                let durability = tx.durability;
+                let receipt = self.stage_tx(tx, batch);
+                self.answers.push(Answer { verdict, receipt, permits, durability, sent });
+            }
+            Request::Block(moves) => {
+                for blocked in moves {
+                    self.stage_blocked(blocked, batch);
+                }
+            }
+            Request::Relocate { moves, done } => {
+                for relocation in moves {
+                    self.stage_relocation(relocation, batch);
+                }
+                self.relocations.push(done);
+            }
+            Request::Upkeep { done } => {
+                let dropped = self.stage_upkeep(batch);
+                self.upkeeps.push((done, dropped));
+            }
+            Request::Quarantine { lease, dataset, value } => self.stage_quarantine(lease, dataset, &value, batch),
+            Request::Stop => {
+                batch.put(Family::Meta, &keys::CLEAN_STOP, &codec::encode(&self.shared.clock.now_ms()));
+                return true;
+            }
+        }
+        false
+    }
+
+    fn stage_tx(&mut self, tx: Tx, batch: &mut Batch<'_>) -> Receipt {
+        let mut receipt = Receipt { job_ids: Vec::with_capacity(tx.appends.len()), stale: 0 };
+        for (queue, job) in tx.appends {
+            receipt.job_ids.push(self.stage_append(queue, &job, batch));
+        }
+        for (lease, outcome) in tx.outcomes {
+            if !self.stage_outcome(lease, outcome, batch) {
+                receipt.stale += 1;
+            }
+        }
+        for (namespace, key, value) in tx.records {
+            let mut full_key = Vec::with_capacity(key.len() + 1);
+            full_key.push(namespace as u8);
+            full_key.extend_from_slice(&key);
+            match value {
+                Some(value) => batch.put(Family::Records, &full_key, &value),
+                None => batch.delete(Family::Records, &full_key),
+            }
+        }
+        for (queue, op, record) in tx.journal {
+            match record {
+                Some(record) => {
+                    batch.put(Family::Meta, keys::journal(queue, op).as_ref(), &record::encode_journal(&record))
+                }
+                None => batch.delete(Family::Meta, keys::journal(queue, op).as_ref()),
+            }
+        }
+        for (hash, expiry_ms) in tx.dedup {
+            let bucket = super::dedup_bucket(expiry_ms);
+            batch.put(Family::Dedup, keys::dedup(bucket, hash).as_ref(), &codec::encode(&expiry_ms));
+        }
+        receipt
+    }
+
+    fn stage_append(&mut self, queue: Queue, job: &EncodedJob, batch: &mut Batch<'_>) -> u64 {
+        let shared = Arc::clone(&self.shared);
+        let state = shared.queue(queue);
+        let id = state.last_job_id.load(Ordering::Relaxed) + 1;
+        state.last_job_id.store(id, Ordering::Relaxed);
+        if self.stored_partitions.insert(job.partition)
+            && let Some(partition) = shared.partitions.get(job.partition)
+        {
+            batch.put(Family::Meta, keys::partition(job.partition).as_ref(), &record::encode_partition(&partition));
+        }
+        let dataset = self.open_dataset(queue, id, job);
+        let entry = IndexEntry {
+            dataset,
+            events: job.events,
+            bytes: job.payload_bytes,
+            order_hash: job.order_hash,
+            created_ms: job.created_ms,
+            attempt: 0,
+        };
+        batch.put(Family::Jobs, keys::job(queue, dataset, id).as_ref(), &job.value);
+        let index = keys::index(queue, job.partition, id, job.order_hash, Place::Ready);
+        batch.put(Family::Index, index.as_ref(), &codec::encode(&entry));
+        if let Some(partition) = shared.partitions.get(job.partition) {
+            let part = state.part(&partition, id);
+            self.changes.push(Change::Stored { queue, part, id, entry });
+        }
+        id
+    }
+
+    /// The dataset that takes the next job; the open one is sealed first when it is full (8.1).
+    fn open_dataset(&mut self, queue: Queue, id: u64, job: &EncodedJob) -> u32 {
+        let shared = Arc::clone(&self.shared);
+        let state = shared.queue(queue);
+        let mut datasets = state.datasets.lock();
+        let now_ms = job.created_ms;
+        if let Some(sealed) =
+            datasets.seal_if_full(shared.dataset_rules(queue), state.pending_bytes.load(Ordering::Relaxed), now_ms)
+        {
+            self.touched_datasets.insert((queue, sealed));
+        }
+        let number = datasets.store(id, u64::from(job.payload_bytes), now_ms);
+        self.touched_datasets.insert((queue, number));
+        self.touched_queues.insert(queue);
+        number
+    }
+
+    fn stage_outcome(&mut self, lease: Lease, outcome: Outcome, batch: &mut Batch<'_>) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let queue = lease.queue;
+        let part = shared.queue(queue).known_part(lease.partition);
+        let taken = part.and_then(|part| {
+            let held = part.inner.lock().leased.remove(&lease.job_id);
+            held.map(|held| (part, held))
+        });
+        let Some((part, held)) = taken else {
+            super::events::stale_status(queue);
+            return false;
+        };
+        let job_key = keys::job(queue, held.entry.dataset, lease.job_id);
+        let index_key = keys::index(queue, lease.partition, lease.job_id, held.entry.order_hash, held.place);
+        batch.delete(Family::Index, index_key.as_ref());
+        part.meters.updated(&outcome);
+        match outcome {
+            Outcome::Succeeded | Outcome::Filtered => self.stage_end(queue, part, lease.job_id, held),
+            Outcome::Aborted { status, dead_letter } => {
+                if shared.limits.keep_aborted {
+                    batch.put(Family::Status, job_key.as_ref(), &record::encode_status(JobState::Aborted, &status));
+                }
+                if let Some(job) = dead_letter {
+                    self.stage_append(Queue::ProcError, &job, batch);
+                }
+                self.stage_end(queue, part, lease.job_id, held);
+            }
+            Outcome::Failed { status, blocks_user } => {
+                let place = Place::Delayed(u64::try_from(status.retry_ms).unwrap_or(0));
+                let blocks_user = blocks_user && shared.queue(queue).is_ordered();
+                self.stage_move(queue, part, lease.job_id, held, place, JobState::Failed, &status, blocks_user, batch);
+            }
+            Outcome::Importing { status } => {
+                self.stage_move(
+                    queue,
+                    part,
+                    lease.job_id,
+                    held,
+                    Place::Importing,
+                    JobState::Importing,
+                    &status,
+                    false,
+                    batch,
+                );
+            }
+        }
+        true
+    }
+
+    fn stage_end(&mut self, queue: Queue, part: Arc<PartState>, id: u64, held: Held) {
+        self.shared.queue(queue).datasets.lock().ended(held.entry.dataset, u64::from(held.entry.bytes));
+        self.touched_datasets.insert((queue, held.entry.dataset));
+        self.changes.push(Change::Ended { queue, part, id, held });
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one transition, each part of it named")]
+    fn stage_move(
+        &mut self,
+        queue: Queue,
+        part: Arc<PartState>,
+        id: u64,
+        from: Held,
+        place: Place,
+        state: JobState,
+        status: &Status,
+        blocks_user: bool,
+        batch: &mut Batch<'_>,
+    ) {
+        let entry = IndexEntry { attempt: status.attempt.max(1), ..from.entry };
+        batch.put(Family::Status, keys::job(queue, entry.dataset, id).as_ref(), &record::encode_status(state, status));
+        let key = keys::index(queue, part.partition.id, id, entry.order_hash, place);
+        batch.put(Family::Index, key.as_ref(), &codec::encode(&entry));
+        self.changes.push(Change::Moved { queue, part, id, from, to: Held { place, entry }, blocks_user });
+    }
+
+    fn stage_blocked(&mut self, blocked: BlockedMove, batch: &mut Batch<'_>) {
+        let BlockedMove { queue, part, id, held } = blocked;
+        let shared = Arc::clone(&self.shared);
+        let still = shared
+            .queue(queue)
+            .users
+            .lock()
+            .get(&held.entry.order_hash)
+            .is_some_and(|user| user.blocks(id, held.place));
+        if !still {
+            self.changes.push(Change::Unblocked { part, id, held });
+            return;
+        }
+        let hash = held.entry.order_hash;
+        batch.delete(Family::Index, keys::index(queue, part.partition.id, id, hash, held.place).as_ref());
+        let key = keys::index(queue, part.partition.id, id, hash, Place::Blocked);
+        batch.put(Family::Index, key.as_ref(), &codec::encode(&held.entry));
+        self.changes.push(Change::Blocked { queue, part, id, from: held.place });
+    }
+
+    /// Copies a job into the open carry-over dataset, unless it ended or moved meanwhile (8.4).
+    fn stage_relocation(&mut self, relocation: Relocation, batch: &mut Batch<'_>) {
+        let Relocation { queue, part, id, held, value, status } = relocation;
+        let shared = Arc::clone(&self.shared);
+        let index_key = keys::index(queue, part.partition.id, id, held.entry.order_hash, held.place);
+        let current = match shared.storage.get(Family::Index, index_key.as_ref()) {
+            Ok(Some(bytes)) => codec::decode::<IndexEntry>("index entry", &bytes).ok(),
+            _ => None,
+        };
+        // An earlier member of this batch may have ended the job: the store does not show that yet.
+        let ended_now = self.changes.iter().any(|change| match change {
+            Change::Ended { queue: of, id: changed, .. }
+            | Change::Moved { queue: of, id: changed, .. }
+            | Change::Blocked { queue: of, id: changed, .. } => *of == queue && *changed == id,
+            Change::Stored { .. } | Change::Unblocked { .. } | Change::Relocated { .. } => false,
+        });
+        if current.is_none_or(|current| current.dataset != held.entry.dataset) || ended_now {
+            return;
+        }
+        let state = shared.queue(queue);
+        let mut datasets = state.datasets.lock();
+        let bytes = u64::from(held.entry.bytes);
+        let number = datasets.carry_over(id, bytes, shared.clock.now_ms(), shared.dataset_rules(queue));
+        datasets.ended(held.entry.dataset, bytes);
+        drop(datasets);
+        self.touched_datasets.insert((queue, number));
+        self.touched_datasets.insert((queue, held.entry.dataset));
+        self.touched_queues.insert(queue);
+        let key = keys::job(queue, number, id);
+        batch.put(Family::Jobs, key.as_ref(), &value);
+        if let Some(status) = status {
+            batch.put(Family::Status, key.as_ref(), &status);
+        }
+        let entry = IndexEntry { dataset: number, ..held.entry };
+        batch.put(Family::Index, index_key.as_ref(), &codec::encode(&entry));
+        self.changes.push(Change::Relocated { part, id, dataset: number });
+    }
+
+    fn stage_upkeep(&mut self, batch: &mut Batch<'_>) -> Vec<DroppedRange> {
+        let shared = Arc::clone(&self.shared);
+        let now_ms = shared.clock.now_ms();
+        let mut dropped = Vec::new();
+        for state in &shared.queues {
+            let queue = state.queue;
+            let mut datasets = state.datasets.lock();
+            for sealed in datasets.seal_old(shared.dataset_rules(queue), now_ms) {
+                self.touched_datasets.insert((queue, sealed));
+            }
+            for range in datasets.drop_finished(queue, shared.dataset_rules(queue), now_ms) {
+                let (from, to) = keys::dataset_range(queue, range.first, range.last);
+                batch.delete_range(Family::Jobs, from.as_ref(), to.as_ref());
+                batch.delete_range(Family::Status, from.as_ref(), to.as_ref());
+                for number in &range.numbers {
+                    batch.delete(Family::Meta, keys::dataset(queue, *number).as_ref());
+                    self.touched_datasets.remove(&(queue, *number));
+                }
+                dropped.push(range);
+            }
+        }
+        dropped
+    }
+
+    fn stage_quarantine(&mut self, lease: Lease, dataset: u32, value: &[u8], batch: &mut Batch<'_>) {
+        let job_key = keys::job(lease.queue, dataset, lease.job_id);
+        let mut key = vec![super::api::Namespace::Quarantine as u8];
+        key.extend_from_slice(job_key.as_ref());
+        batch.put(Family::Records, &key, value);
+        let now_ms = self.shared.clock.now_ms();
+        let status = Status {
+            exec_ms: now_ms,
+            retry_ms: now_ms,
+            error_response: br#"{"reason":"storage corruption"}"#.to_vec(),
+            parameters: b"{}".to_vec(),
+            ..Status::default()
+        };
+        self.stage_outcome(lease, Outcome::Aborted { status, dead_letter: None }, batch);
+    }
+
+    /// Writes the batch, then tells memory and callers.
+    fn commit(&mut self, mut batch: Batch<'_>, members: usize) {
+        let shared = Arc::clone(&self.shared);
+        for queue in std::mem::take(&mut self.touched_queues) {
+            let state = shared.queue(queue);
+            let datasets = state.datasets.lock();
+            let record = record::QueueRecord {
+                last_job_id: state.last_job_id.load(Ordering::Relaxed),
+                next_dataset: datasets.next,
+                next_carry_over: datasets.next_carry_over,
+            };
+            batch.put(Family::Meta, keys::queue(queue).as_ref(), &codec::encode(&record));
+        }
+        for (queue, number) in std::mem::take(&mut self.touched_datasets) {
+            if let Some(dataset) = shared.queue(queue).datasets.lock().all.get(&number) {
+                batch.put(Family::Meta, keys::dataset(queue, number).as_ref(), &codec::encode(dataset));
+            }
+        }
+        let (bytes, is_empty) = (batch.bytes(), batch.is_empty());
+        if !is_empty && let Err(error) = shared.storage.write(batch) {
+            self.fail(&error);
+            return;
+        }
+        super::events::batch_written(members, bytes);
+        for change in std::mem::take(&mut self.changes) {
+            shared.apply(change);
+        }
+        let mut acknowledgements: Vec<Box<dyn FnOnce(Result<(), &StorageError>) + Send>> = Vec::new();
+        for answer in self.answers.drain(..) {
+            match answer.durability {
+                Durability::Lazy => {
+                    drop(answer.permits);
+                    answer_to(answer.verdict, Ok(answer.receipt));
+                }
+                Durability::Durable => acknowledgements.push(Box::new(move |flushed| {
+                    drop(answer.permits);
+                    super::events::acknowledged(answer.sent.elapsed());
+                    answer_to(
+                        answer.verdict,
+                        flushed.map(|()| answer.receipt).map_err(|error| JobsDbError::Failed(error.to_string())),
+                    );
+                })),
+            }
+        }
+        for (done, dropped) in self.upkeeps.drain(..) {
+            if done.send(dropped).is_err() {
+                error!("nobody waits for the answer of the upkeep");
+            }
+        }
+        for done in self.relocations.drain(..) {
+            if done.send(()).is_err() {
+                error!("nobody waits for the answer of a relocation");
+            }
+        }
+        if !acknowledgements.is_empty() {
+            self.flusher.request(Flush::Now(acknowledgements));
+        } else if !is_empty {
+            self.flusher.request(Flush::Soon);
+        }
+    }
+
+    /// Nothing of the batch is acknowledged; the store is poisoned and the node will restart.
+    fn fail(&mut self, error: &StorageError) {
+        error!(%error, members = self.answers.len(), "a batch could not be written");
+        self.changes.clear();
+        for answer in self.answers.drain(..) {
+            drop(answer.permits);
+            answer_to(answer.verdict, Err(JobsDbError::Failed(error.to_string())));
+        }
+        self.upkeeps.clear();
+        self.relocations.clear();
+        self.shared.poisoned(error);
+    }
+}
+
+/// A caller that no longer waits (a client that went away) is not an error.
+fn answer_to(verdict: Verdict, answer: Result<Receipt, JobsDbError>) {
+    if verdict.send(answer).is_err() {
+        tracing::trace!("the caller of a commit no longer waits");
+    }
+}
+
+impl Shared {
+    fn apply(&self, change: Change) {
+        match change {
+            Change::Stored { queue, part, id, entry } => {
+                let state = self.queue(queue);
+                let is_first = {
+                    let mut inner = part.inner.lock();
+                    inner.stored(id, entry);
+                    inner.pending == 1
+                };
+                state.add_pending(1, u64::from(entry.bytes));
+                part.meters.stored(entry.bytes);
+                part.wake();
+                if is_first {
+                    state.appeared.notify_one();
+                }
+            }
+            Change::Ended { queue, part, id, held } => {
+                let state = self.queue(queue);
+                part.inner.lock().ended(&held);
+                state.remove_pending(1, u64::from(held.entry.bytes));
+                self.user_moves_on(queue, id, &held, None);
+            }
+            Change::Moved { queue, part, id, from, to, blocks_user } => {
+                {
+                    let mut inner = part.inner.lock();
+                    inner.left(from.place);
+                    inner.entered(to.place);
+                }
+                if let Place::Delayed(due_ms) = to.place {
+                    self.user_moves_on(queue, id, &from, blocks_user.then_some(id));
+                    self.delay(queue, &part, id, to, due_ms);
+                } else {
+                    self.user_moves_on(queue, id, &from, None);
+                }
+            }
+            Change::Blocked { part, from, .. } => {
+                let mut inner = part.inner.lock();
+                inner.left(from);
+                inner.entered(Place::Blocked);
+            }
+            Change::Unblocked { part, id, held } => {
+                part.inner.lock().returned.insert(id, held);
+                part.wake();
+            }
+            Change::Relocated { part, id, dataset } => {
+                let mut inner = part.inner.lock();
+                if let Some(held) = inner.leased.get_mut(&id) {
+                    held.entry.dataset = dataset;
+                }
+                if let Some(held) = inner.returned.get_mut(&id) {
+                    held.entry.dataset = dataset;
+                }
+                if let Some((_, entry)) = inner.recent.iter_mut().find(|(recent, _)| *recent == id) {
+                    entry.dataset = dataset;
+                }
+            }
+        }
+    }
+}
