@@ -46,16 +46,6 @@ impl Corpus {
             _ => bail!("no corpus {name:?}: use track-1k, mix, wide or batch-20"),
         })
     }
-
-    /// The name that the command line uses.
-    pub fn name(self) -> &'static str {
-        match self {
-            Corpus::Track1k => "track-1k",
-            Corpus::Mix => "mix",
-            Corpus::Wide => "wide",
-            Corpus::Batch20 => "batch-20",
-        }
-    }
 }
 
 /// One prebuilt request.

@@ -43,17 +43,6 @@ impl Seen {
         Seen { words, count }
     }
 
-    /// Takes over the numbers of another.
-    pub fn merge(&mut self, other: &Seen) {
-        if self.words.len() < other.words.len() {
-            self.words.resize(other.words.len(), 0);
-        }
-        for (word, more) in self.words.iter_mut().zip(&other.words) {
-            *word |= more;
-        }
-        self.count = self.words.iter().map(|word| u64::from(word.count_ones())).sum();
-    }
-
     /// How many of these numbers the other does not have.
     pub fn missing_from(&self, other: &Seen) -> u64 {
         let theirs = other.words.iter().copied().chain(std::iter::repeat(0));

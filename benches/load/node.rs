@@ -15,9 +15,6 @@ use crate::wire;
 
 /// Counter of log flushes in the node's metrics.
 const FLUSHES: &str = "storage_flushes_total";
-/// Gauge of pending jobs of the router's queue; the sample over all types.
-const ROUTER_PENDING: &str = "jobsdb_rt_pending_events_count_all";
-
 /// How a node is started.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -148,11 +145,6 @@ impl Node {
     /// Size of its data directory.
     pub fn directory_bytes(&self) -> u64 {
         process::directory_bytes(&self.data)
-    }
-
-    /// Jobs that wait for the router.
-    pub fn router_pending(&self) -> Result<u64> {
-        Ok(metrics(&self.admin_socket, ROUTER_PENDING)?.into_iter().fold(0.0, f64::max) as u64)
     }
 
     /// Waits until it takes less than a tenth of a core, or for the given time.
