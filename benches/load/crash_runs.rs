@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::corpus::Random;
-use crate::measure::{Counted, Load, Watched};
+use crate::measure::{About, Counted, Load, Watched};
 use crate::node::{Node, free_port};
 use crate::report::{Rep, Target};
 use crate::sink_child::SinkChild;
@@ -50,7 +50,7 @@ pub fn kills(bench: &mut Bench) -> Result<()> {
         }
         Ok(())
     })?;
-    let lost = sink.wait_for("/d0", &measured.acked, Duration::from_secs(180))?;
+    let lost = sink.wait_for("/d0", &measured.acked, Duration::from_secs(60))?;
     let books = sink.path_stats("/d0")?;
     let rep = Rep {
         acked: measured.acked.count(),
@@ -74,7 +74,7 @@ pub fn kills(bench: &mut Bench) -> Result<()> {
         books.duplicates,
         books.order_violations
     );
-    bench.enter("Q7", &format!("{cycles} kills"), vec![rep], false, targets);
+    bench.enter("Q7", &format!("{cycles} kills"), vec![rep], About::Cost, targets);
     if let Some(node) = node {
         node.stop()?;
     }

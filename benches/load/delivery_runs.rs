@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::gateway_runs::USUAL;
-use crate::measure::{Counted, Load, Watched, median};
+use crate::measure::{About, Counted, Load, Watched, median};
 use crate::node::Node;
 use crate::process;
 use crate::report::{Rep, Target};
@@ -18,8 +18,8 @@ const OUTSTANDING: u64 = 10_000;
 /// The log files that the default profile may keep.
 const LOG_BUDGET: f64 = 256.0 * MIB;
 const MIB: f64 = 1_048_576.0;
-/// Longest wait for deliveries after the load has ended.
-const SETTLE: Duration = Duration::from_secs(120);
+/// Deliveries that do not come for this long after the load has ended will not come.
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// P1 steady and Q3. The highest rate at which the backlog does not grow is found by bounding it: the generator
 /// sends as fast as deliveries allow.
@@ -59,7 +59,7 @@ pub fn steady(bench: &mut Bench) -> Result<()> {
         Target::at_least("steady rate / A7", middle.rate / a7_rate, 0.45, 0.60),
         Target::at_most("CPU per event in+out / A7", middle.cpu_us_per_event / a7_cpu, 2.2, 1.7),
     ];
-    bench.enter("P1", "steady", measured.reps, true, targets);
+    bench.enter("P1", "steady", measured.reps, About::Rate, targets);
     if bench.wants("Q3") {
         let target = Target::at_most("device bytes / body bytes", device as f64 / bodies.max(1) as f64, 4.0, 2.5);
         let secs = bench.plan.steady_secs * windows as f64;
@@ -100,7 +100,7 @@ pub fn drain(bench: &mut Bench) -> Result<()> {
         ..Rep::default()
     };
     let targets = vec![Target::at_least("drain rate / A7", rate / a7_rate, 0.45, 0.60)];
-    bench.enter("P1", "drain", vec![rep], true, targets);
+    bench.enter("P1", "drain", vec![rep], About::Rate, targets);
     if bench.wants("Q4") && bench.plan.quick {
         std::thread::sleep(bench.plan.rest);
         let target = directory_target(node.directory_bytes(), acked.count());
@@ -170,7 +170,7 @@ pub fn latency(bench: &mut Bench) -> Result<()> {
             2.0 * flush.f99 + 15.0,
         ),
     ];
-    bench.enter("P2", "500/s", measured.reps, false, targets);
+    bench.enter("P2", "500/s", measured.reps, About::Latency, targets);
     node.stop()?;
     bench.forget(&setup);
     Ok(())

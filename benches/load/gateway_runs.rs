@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::measure::{Counted, Load, Watched, median};
+use crate::measure::{About, Counted, Load, Watched, median};
 use crate::node::Node;
-use crate::report::{Better, Target};
+use crate::report::Target;
 use crate::suite::Bench;
+use crate::traced;
 
 /// The number of connections that others compare with.
 pub const USUAL: usize = 256;
@@ -35,10 +36,15 @@ pub fn single_events(bench: &mut Bench) -> Result<()> {
             Target::at_most("CPU per request / A1", middle.cpu_us_per_event / a1_cpu, 2.0, 1.5),
         ];
         let rss = middle.rss_peak as f64 / MIB;
-        bench.enter("G1", &variant, measured.reps, true, targets);
+        bench.enter("G1", &variant, measured.reps, About::Rate, targets);
         if bench.wants("G8") {
-            let targets = vec![Target::at_most("flushes per request x c", flushes_times_c, 4.0, 2.2)];
-            bench.enter_figures("G8", &variant, Vec::new(), targets);
+            let mut targets = vec![Target::at_most("flushes per request x c", flushes_times_c, 4.0, 2.2)];
+            let mut notes = Vec::new();
+            match traced::flushes(bench, &node, connections)? {
+                Some(share) => targets.push(Target::at_least("traced flush calls / own counter", share, 0.90, 0.98)),
+                None => notes.push("flush calls were not traced: no strace here".to_owned()),
+            }
+            bench.enter_figures("G8", &variant, notes, targets);
         }
         if bench.wants("R2") && connections == USUAL {
             let targets = vec![Target::at_most("RSS in G1, MiB", rss, 384.0, 192.0)];
@@ -98,7 +104,7 @@ pub fn batches(bench: &mut Bench) -> Result<()> {
             Target::at_most("CPU per event / G1", middle.cpu_us_per_event / single.cpu_us_per_event, 0.35, 0.20),
             Target::at_least("events/s / G1", middle.rate / single.rate, 4.0, 6.0),
         ];
-        bench.enter("G2", &format!("c{connections}"), measured.reps, true, targets);
+        bench.enter("G2", &format!("c{connections}"), measured.reps, About::Rate, targets);
         node.stop()?;
         bench.forget(&setup);
     }
@@ -123,8 +129,8 @@ pub fn few_connections(bench: &mut Bench) -> Result<()> {
             let a4 = bench.anchors.figure("A4", "c64", "rps")?;
             Target::at_least("rate / A4", middle.rate / a4, 0.60, 0.85)
         };
-        let rate_matters = target.better == Better::Higher;
-        bench.enter("G3", &format!("c{connections}"), measured.reps, rate_matters, vec![target]);
+        let about = if connections == 1 { About::Latency } else { About::Rate };
+        bench.enter("G3", &format!("c{connections}"), measured.reps, about, vec![target]);
         node.stop()?;
         bench.forget(&setup);
     }
@@ -157,7 +163,7 @@ pub fn steady_latency(bench: &mut Bench) -> Result<()> {
             1.5 * flush.f99 + 3.0,
         ),
     ];
-    bench.enter("G4", "500/s", measured.reps, false, targets);
+    bench.enter("G4", "500/s", measured.reps, About::Latency, targets);
     node.stop()?;
     bench.forget(&setup);
     Ok(())

@@ -26,6 +26,7 @@ mod resource_runs;
 mod sink;
 mod sink_child;
 mod suite;
+mod traced;
 mod wire;
 
 use std::path::PathBuf;

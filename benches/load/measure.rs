@@ -277,8 +277,19 @@ pub fn median(reps: &[Rep]) -> Rep {
 /// Longest lateness of the generator with which an open loop still counts, milliseconds.
 const MOST_BEHIND_MS: f64 = 5.0;
 
+/// What a run is about, which decides what makes it worthless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Events per second: not when generator and sink took the machine.
+    Rate,
+    /// Times: not when the generator was late.
+    Latency,
+    /// Processor time or bytes per event, or counts.
+    Cost,
+}
+
 /// What to think of repetitions, and why.
-pub fn judge(reps: &[Rep], rate_matters: bool) -> (RunStatus, Vec<String>) {
+pub fn judge(reps: &[Rep], about: About) -> (RunStatus, Vec<String>) {
     let together = median(reps);
     let mut notes = Vec::new();
     if reps.is_empty() {
@@ -293,14 +304,14 @@ pub fn judge(reps: &[Rep], rate_matters: bool) -> (RunStatus, Vec<String>) {
     if together.order_violations > 0 {
         notes.push(format!("{} events came after a later one of their user", together.order_violations));
     }
-    if together.behind_p99_ms > MOST_BEHIND_MS {
+    if about == About::Latency && together.behind_p99_ms > MOST_BEHIND_MS {
         notes.push(format!("the generator was {:.1} ms late (p99): the run is invalid", together.behind_p99_ms));
     }
     if !notes.is_empty() {
         return (RunStatus::Failed, notes);
     }
     let around = (together.gen_cpu_us_per_event + together.sink_cpu_us_per_event) * together.rate / 1e6;
-    if rate_matters && around > cores() as f64 / 2.0 {
+    if about == About::Rate && around > cores() as f64 / 2.0 {
         return (RunStatus::GeneratorBound, vec![format!("generator and sink took {around:.2} of {} cores", cores())]);
     }
     (RunStatus::Ok, notes)

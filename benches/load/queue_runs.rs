@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::delivery_runs::directory_target;
 use crate::gateway_runs::USUAL;
-use crate::measure::{Counted, Load, Watched, median, median_of};
+use crate::measure::{About, Counted, Load, Watched, median, median_of};
 use crate::node::{Node, Setup};
 use crate::report::{Rep, Target};
 use crate::sink_child::SinkChild;
@@ -38,7 +38,7 @@ pub fn backlogs(bench: &mut Bench) -> Result<()> {
         node.wait_until_calm(Duration::from_secs(30 + size / 20_000))?;
         let reps = in_and_out(bench, &node, &sink)?;
         costs.push(median(&reps).cpu_us_per_event);
-        bench.enter("Q1", &format!("backlog {size}"), reps, false, Vec::new());
+        bench.enter("Q1", &format!("backlog {size}"), reps, About::Cost, Vec::new());
         sink.control("/d0", "hold=true")?;
         first_fetch = first_fetch.max(probe_idle(bench, &node, &sink)?);
     }
@@ -165,7 +165,7 @@ fn drain_under_load(bench: &mut Bench, node: &Node, sink: &SinkChild, backlog: u
         Target::at_least("drain rate / P1", middle.rate / drain_alone, 0.6, 0.8),
         Target::at_most("ingest ack p99 / G4", ack_p99 / quiet_p99, 4.0, 2.0),
     ];
-    bench.enter("Q2", &format!("{ingest:.0}/s in"), measured.reps, true, targets);
+    bench.enter("Q2", &format!("{ingest:.0}/s in"), measured.reps, About::Latency, targets);
     if bench.wants("Q4") && !bench.plan.quick {
         if !sink.wait_for_count(&["/d0".to_owned()], ingested, Duration::from_secs(1_800))? {
             bail!("the backlog was not drained within half an hour");

@@ -215,10 +215,10 @@ pub fn print_targets(run: &Run) {
     }
     for target in &run.targets {
         let verdict = match (run.status, target.pass, target.reached) {
-            (RunStatus::Failed, ..) => "FAILED",
+            (_, false, _) => "BELOW FLOOR",
+            (RunStatus::Failed, ..) => "pass, but the run FAILED",
             (_, true, true) => "goal",
             (_, true, false) => "pass",
-            (_, false, _) => "BELOW FLOOR",
         };
         let mark = match run.status {
             RunStatus::Noisy => " (noisy)",

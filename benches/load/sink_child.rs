@@ -72,11 +72,15 @@ impl SinkChild {
         wire::get(self.address, &format!("/control?path={path}&{orders}")).map(drop)
     }
 
-    /// Waits until every event of `acked` has arrived at the path; how many have not in time.
-    pub fn wait_for(&self, path: &str, acked: &Seen, within: Duration) -> Result<u64> {
-        let until = Instant::now() + within;
+    /// Waits until every event of `acked` has arrived at the path, as long as more arrive within `patience`.
+    /// How many have not.
+    pub fn wait_for(&self, path: &str, acked: &Seen, patience: Duration) -> Result<u64> {
+        let (mut least, mut until) = (u64::MAX, Instant::now() + patience);
         loop {
             let missing = acked.missing_from(&self.seen(path)?);
+            if missing < least {
+                (least, until) = (missing, Instant::now() + patience);
+            }
             if missing == 0 || Instant::now() >= until {
                 return Ok(missing);
             }

@@ -13,7 +13,7 @@ use crate::anchors::{Anchors, FlushCost};
 use crate::crash_runs;
 use crate::delivery_runs;
 use crate::gateway_runs;
-use crate::measure::{self, Counted, Load, Measured, Watched, run_load};
+use crate::measure::{self, About, Counted, Load, Measured, Watched, run_load};
 use crate::node::{Node, Setup};
 use crate::queue_runs;
 use crate::report::{self, Build, Machine, Rep, Report, Run, RunStatus, Target};
@@ -46,6 +46,9 @@ pub struct Options {
     /// Cycles of Q7 (kill -9) instead of the usual number
     #[arg(long)]
     pub cycles: Option<usize>,
+    /// Backlogs of at most this many events, where space or time is short
+    #[arg(long)]
+    pub most_events: Option<u64>,
     /// Sizes of a full suite also for single benchmarks
     #[arg(long)]
     pub full: bool,
@@ -269,8 +272,8 @@ impl Bench {
     }
 
     /// Enters a run in the report and prints it.
-    pub fn enter(&mut self, id: &str, variant: &str, reps: Vec<Rep>, rate_matters: bool, targets: Vec<Target>) {
-        let (mut status, mut notes) = measure::judge(&reps, rate_matters);
+    pub fn enter(&mut self, id: &str, variant: &str, reps: Vec<Rep>, about: About, targets: Vec<Target>) {
+        let (mut status, mut notes) = measure::judge(&reps, about);
         if self.noisy && status == RunStatus::Ok {
             status = RunStatus::Noisy;
             notes.push("the disk does not behave as at the beginning of the suite".to_owned());
@@ -390,6 +393,11 @@ fn plan(options: &Options) -> Plan {
     let mut plan = if options.full { Plan::full() } else { Plan::quick() };
     if let Some(cycles) = options.cycles {
         plan.cycles = cycles;
+    }
+    if let Some(most) = options.most_events {
+        plan.backlogs.retain(|&size| size <= most);
+        plan.drain_events = plan.drain_events.min(most);
+        plan.fan_out_events = plan.fan_out_events.min(most);
     }
     plan
 }
