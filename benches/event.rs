@@ -4,6 +4,7 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
     dead_code,
     reason = "a benchmark: a failure ends it, and the corpus module serves the load harness too"
 )]

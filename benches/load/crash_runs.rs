@@ -36,7 +36,7 @@ pub fn kills(bench: &mut Bench) -> Result<()> {
         acked_file: Some(bench.file("acked")),
         ..Load::new(url)
     };
-    let mut random = Random(0x0061_0000 + std::process::id() as u64);
+    let mut random = Random(0x0061_0000 + u64::from(std::process::id()));
     let mut slowest_start = Duration::ZERO;
     let measured = bench.load(load, &Watched::default(), Counted::Acknowledged, |mark| {
         for _ in 0..if mark == 0 { cycles } else { 0 } {
@@ -50,7 +50,7 @@ pub fn kills(bench: &mut Bench) -> Result<()> {
         }
         Ok(())
     })?;
-    let lost = sink.wait_for("/d0", &measured.acked, Duration::from_secs(60))?;
+    let lost = sink.wait_for("/d0", &measured.acked, Duration::from_mins(1))?;
     let books = sink.path_stats("/d0")?;
     let rep = Rep {
         acked: measured.acked.count(),
@@ -78,6 +78,6 @@ pub fn kills(bench: &mut Bench) -> Result<()> {
     if let Some(node) = node {
         node.stop()?;
     }
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }

@@ -66,7 +66,7 @@ pub fn steady(bench: &mut Bench) -> Result<()> {
         bench.enter_figures("Q3", &format!("{secs:.0}s"), Vec::new(), vec![target]);
     }
     node.stop()?;
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }
 
@@ -82,7 +82,7 @@ pub fn drain(bench: &mut Bench) -> Result<()> {
     let acked = bench.fill(&node, events)?;
     let (began, cpu_before) = (Instant::now(), process::cpu_secs(node.pid())?);
     sink.control("/d0", "")?;
-    if !sink.wait_for_count(&["/d0".to_owned()], acked.count(), Duration::from_secs(300))? {
+    if !sink.wait_for_count(&["/d0".to_owned()], acked.count(), Duration::from_mins(5))? {
         bail!("the backlog was not drained within five minutes");
     }
     let secs = began.elapsed().as_secs_f64();
@@ -107,7 +107,7 @@ pub fn drain(bench: &mut Bench) -> Result<()> {
         bench.enter_figures("Q4", "after P1 drain", Vec::new(), vec![target]);
     }
     node.stop()?;
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }
 
@@ -172,7 +172,7 @@ pub fn latency(bench: &mut Bench) -> Result<()> {
     ];
     bench.enter("P2", "500/s", measured.reps, About::Latency, targets);
     node.stop()?;
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }
 
@@ -206,7 +206,7 @@ pub fn one_bad_destination(bench: &mut Bench) -> Result<()> {
     }
     // The bad destination still has jobs: an orderly stop must not wait for them.
     node.stop()?;
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }
 
@@ -219,7 +219,7 @@ fn nine(bench: &mut Bench, node: &Node, sink: &SinkChild, paths: &[String], orde
     let began = Instant::now();
     let acked = bench.fill(node, bench.plan.fan_out_events)?;
     let count = acked.count() * others.len() as u64;
-    if !sink.wait_for_count(others, before + count, Duration::from_secs(120))? {
+    if !sink.wait_for_count(others, before + count, Duration::from_mins(2))? {
         bail!("the other nine did not get {count} events within two minutes (first destination: {orders:?})");
     }
     let rate = count as f64 / began.elapsed().as_secs_f64();

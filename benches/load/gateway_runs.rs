@@ -57,7 +57,7 @@ pub fn single_events(bench: &mut Bench) -> Result<()> {
         } else {
             node.stop()?;
         }
-        bench.forget(&setup);
+        setup.forget();
     }
     Ok(())
 }
@@ -106,7 +106,7 @@ pub fn batches(bench: &mut Bench) -> Result<()> {
         ];
         bench.enter("G2", &format!("c{connections}"), measured.reps, About::Rate, targets);
         node.stop()?;
-        bench.forget(&setup);
+        setup.forget();
     }
     Ok(())
 }
@@ -132,7 +132,7 @@ pub fn few_connections(bench: &mut Bench) -> Result<()> {
         let about = if connections == 1 { About::Latency } else { About::Rate };
         bench.enter("G3", &format!("c{connections}"), measured.reps, about, vec![target]);
         node.stop()?;
-        bench.forget(&setup);
+        setup.forget();
     }
     Ok(())
 }
@@ -165,6 +165,6 @@ pub fn steady_latency(bench: &mut Bench) -> Result<()> {
     ];
     bench.enter("G4", "500/s", measured.reps, About::Latency, targets);
     node.stop()?;
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }

@@ -273,9 +273,9 @@ async fn load(options: Options) -> Result<Outcome> {
             let connection = Connection::new(Rc::clone(&shared), index);
             tokio::task::spawn_local(async move {
                 if connection.shared.options.rate.is_some() {
-                    connection.open_loop().await
+                    connection.open_loop().await;
                 } else {
-                    connection.closed_loop().await
+                    connection.closed_loop().await;
                 }
             })
         })

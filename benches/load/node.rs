@@ -30,6 +30,15 @@ pub struct Setup {
     pub sources: Vec<(String, Vec<String>)>,
 }
 
+impl Setup {
+    /// Removes data, workspace and log of a node that is not needed any more.
+    pub fn forget(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.home) {
+            eprintln!("{} stays: {error}", self.home.display());
+        }
+    }
+}
+
 /// A running node that is ready.
 pub struct Node {
     running: Running,
@@ -109,7 +118,7 @@ impl Node {
         let began = Instant::now();
         let log = setup.home.join("node.log");
         let mut running = Running::start("pintle", command, Some(&log))?;
-        let until = began + Duration::from_secs(120);
+        let until = began + Duration::from_mins(2);
         loop {
             // Written whole or not at all; half a file is read again.
             let found = std::fs::read(&addresses_file).ok();
@@ -168,7 +177,7 @@ impl Node {
     /// Waits for its end; how long it took. Fails when it took more than a minute or ended badly.
     pub fn wait_for_end(&mut self) -> Result<Duration> {
         let began = Instant::now();
-        match self.running.wait(Duration::from_secs(60))? {
+        match self.running.wait(Duration::from_mins(1))? {
             Some(status) if status.success() => Ok(began.elapsed()),
             Some(status) => bail!("pintle ended with {status}"),
             None => bail!("pintle did not stop within a minute"),

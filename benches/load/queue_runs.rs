@@ -19,7 +19,7 @@ use crate::suite::{Bench, PROBE_KEY};
 /// Events a second in and out.
 const STEADY: f64 = 1_000.0;
 /// Probes of an idle destination, sent far apart.
-const PROBES_PER_SEC: f64 = 5.0;
+const PROBES_PER_SEC: f64 = 25.0;
 const PROBE_SECS: f64 = 4.0;
 
 /// The backlog benchmarks, which share one growing backlog.
@@ -51,7 +51,7 @@ pub fn backlogs(bench: &mut Bench) -> Result<()> {
     bench.enter_figures("Q1", "all sizes", Vec::new(), targets);
     if !bench.wants("Q6") && !bench.wants("Q2") {
         node.stop()?;
-        bench.forget(&setup);
+        setup.forget();
         return Ok(());
     }
     node.stop()?;
@@ -60,7 +60,7 @@ pub fn backlogs(bench: &mut Bench) -> Result<()> {
         drain_under_load(bench, &node, &sink, filled)?;
     }
     node.stop()?;
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }
 
@@ -167,7 +167,7 @@ fn drain_under_load(bench: &mut Bench, node: &Node, sink: &SinkChild, backlog: u
     ];
     bench.enter("Q2", &format!("{ingest:.0}/s in"), measured.reps, About::Latency, targets);
     if bench.wants("Q4") && !bench.plan.quick {
-        if !sink.wait_for_count(&["/d0".to_owned()], ingested, Duration::from_secs(1_800))? {
+        if !sink.wait_for_count(&["/d0".to_owned()], ingested, Duration::from_mins(30))? {
             bail!("the backlog was not drained within half an hour");
         }
         std::thread::sleep(bench.plan.rest);

@@ -13,7 +13,7 @@ use crate::suite::Bench;
 
 const MIB: f64 = 1_048_576.0;
 /// Memory is read this long after the node was ready.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 /// Start-up work is over and the idle costs begin to count.
 const SETTLED: Duration = Duration::from_secs(5);
 
@@ -25,7 +25,7 @@ pub fn start_time(bench: &mut Bench) -> Result<()> {
         let node = Node::start(&setup)?;
         times.push(node.ready.as_secs_f64());
         node.stop()?;
-        bench.forget(&setup);
+        setup.forget();
     }
     let target = Target::at_most("start to ready, empty directory, s", median_of(times), 1.0, 0.2);
     bench.enter_figures("R5", "-", Vec::new(), vec![target]);
@@ -43,7 +43,7 @@ pub fn small_profile(bench: &mut Bench) -> Result<()> {
     let rss = process::rss_peak_bytes(node.pid()) as f64 / MIB;
     bench.enter_figures("R2", "small", Vec::new(), vec![Target::at_most("RSS in G1, MiB", rss, 224.0, 128.0)]);
     node.stop()?;
-    bench.forget(&setup);
+    setup.forget();
     Ok(())
 }
 
@@ -101,7 +101,7 @@ impl IdleNodes {
         }
         for idle in self.0 {
             idle.node.stop()?;
-            bench.forget(&idle.setup);
+            idle.setup.forget();
         }
         Ok(())
     }

@@ -205,7 +205,7 @@ impl Sink {
                 let mut due = self.due.borrow_mut();
                 let next = due.entry(path.to_owned()).or_insert(now);
                 // A path that was idle does not save up answers, a late timer does not lose them.
-                let at = (*next).max(now - Duration::from_millis(20));
+                let at = (*next).max(now.checked_sub(Duration::from_millis(20)).unwrap_or(now));
                 *next = at + Duration::from_secs_f64(1.0 / behaviour.rate);
                 at
             };

@@ -104,7 +104,7 @@ impl Plan {
             steady_secs: 6.0,
             rest: Duration::from_secs(10),
             cycles: 3,
-            bound: Duration::from_secs(15 * 60),
+            bound: Duration::from_mins(15),
         }
     }
 
@@ -122,9 +122,9 @@ impl Plan {
             drain_events: 200_000,
             fan_out_events: 10_000,
             steady_secs: 30.0,
-            rest: Duration::from_secs(60),
+            rest: Duration::from_mins(1),
             cycles: 20,
-            bound: Duration::from_secs(90 * 60),
+            bound: Duration::from_mins(90),
         }
     }
 }
@@ -196,13 +196,6 @@ impl Bench {
         let mut setup = self.setup(urls)?;
         setup.environment.push(("PINTLE_ROUTER_HTTP_TIMEOUT".to_owned(), "600s".to_owned()));
         Ok(setup)
-    }
-
-    /// Removes the data of a node that is not needed any more.
-    pub fn forget(&self, setup: &Setup) {
-        if let Err(error) = std::fs::remove_dir_all(&setup.home) {
-            eprintln!("{} stays: {error}", setup.home.display());
-        }
     }
 
     /// A file in the suite's directory.
@@ -326,7 +319,7 @@ impl Bench {
             self.wanted.extend(compared_with(id).iter().map(|id| (*id).to_owned()));
         }
         let idle = (self.wants("R1") || self.wants("R4")).then(|| IdleNodes::start(self)).transpose();
-        let groups: [(&[&str], fn(&mut Bench) -> Result<()>); 12] = [
+        let groups: [(&[&str], Measurement); 12] = [
             (&["R5"], resource_runs::start_time),
             (&["G1", "G8", "R2", "R7"], gateway_runs::single_events),
             (&["G2"], gateway_runs::batches),
@@ -367,6 +360,9 @@ impl Bench {
     }
 }
 
+/// Measures a few benchmarks that share a node and enters them.
+type Measurement = fn(&mut Bench) -> Result<()>;
+
 /// Benchmarks whose figures another one needs.
 fn compared_with(id: &str) -> &'static [&'static str] {
     match id {
@@ -403,7 +399,10 @@ fn plan(options: &Options) -> Plan {
 }
 
 fn home(options: &Options) -> Result<tempfile::TempDir> {
-    let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    // The build directory rather than the system's: the latter is often kept in memory, where a flush is nothing.
+    let usual = option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let parent = options.dir.clone().unwrap_or(usual);
+    std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
     tempfile::Builder::new()
         .prefix("pintle-load-")
         .tempdir_in(&parent)
