@@ -3,30 +3,221 @@
 //! In: `workspaceConfig.json`, the last good copy in the store, or the embedded default.
 //! Out: [`Snapshot`]s, immutable and complete, through [`BackendConfig::subscribe`]. A unit of work
 //! takes one snapshot and keeps it to its end. A bad file never replaces a good snapshot.
+//!
+//! The way of a document: `file` reads it, `decode` parses it, puts in the values that stand elsewhere
+//! (`secrets`) and holds it against its `shape`; `follow` publishes it when it differs from what is in
+//! force, and `last_good` keeps its text.
 
+mod check;
+mod decode;
+mod embedded;
+mod events;
+mod file;
+mod follow;
+mod last_good;
+mod locate;
 mod model;
+mod replay;
+mod secrets;
+mod shape;
 
+#[cfg(test)]
+mod start_tests;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
+pub use check::{Summary, check_file};
+pub use decode::{MOST_DOCUMENT_BYTES, Problem};
+pub use embedded::default_document;
 pub use model::{
     Connection, Destination, DestinationDefinition, Snapshot, Source, SourceDefinition, Transformation, Workspace,
 };
 
+use crate::clock::Clock;
+use crate::jobsdb::{JobsDb, JobsDbError};
+use crate::settings::Live;
+use follow::{Follower, Request};
+
 /// The newest snapshot; `None` until one is known. A slow reader skips intermediate ones.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
-/// Owner of the configuration in force.
+/// Reloads that may wait for the task; more are told that it is busy by having to wait.
+const WAITING_RELOADS: usize = 8;
+
+/// What the configuration works with.
+pub struct Deps {
+    /// Where the last good document and the embedded default are kept.
+    pub jobs: JobsDb,
+    /// The settings in force.
+    pub settings: Live,
+    /// The time of changes.
+    pub clock: Clock,
+}
+
+/// Where the workspace comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `workspaceConfig.json`.
+    File,
+    /// The default that a node without a file makes for itself.
+    Embedded,
+    /// Set by hand.
+    Fixed,
+}
+
+impl Mode {
+    /// The name that operators see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::File => "JSON",
+            Mode::Embedded => "EMBEDDED",
+            Mode::Fixed => "FIXED",
+        }
+    }
+}
+
+/// How the configuration stands, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Where the workspace comes from.
+    pub mode: Mode,
+    /// The file that is followed; in embedded mode it takes over as soon as it exists.
+    pub path: Option<PathBuf>,
+    /// When the workspace last changed, milliseconds since the epoch.
+    pub last_change_ms: Option<i64>,
+    /// Why the file cannot be used now; never a value of it.
+    pub last_error: Option<String>,
+    /// The file could not be used since the start; the stored copy is in force.
+    pub from_last_good: bool,
+}
+
+/// What a reload did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// Another workspace is in force.
+    Changed,
+    /// The same workspace is in force.
+    Unchanged,
+}
+
+/// Why a reload did nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// The file is not good; the workspace in force stays.
+    #[error("the workspace file is refused, what was in force stays: {0}")]
+    Refused(String),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why the configuration could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A workspace token asks for configuration over HTTP.
+    #[error(
+        "a workspace token (WORKSPACE_TOKEN or CONFIG_BACKEND_TOKEN) is set, but this version reads the workspace from a file only; \
+         remove the token, or set BackendConfig.configFromFile = true and export the workspace to {path}"
+    )]
+    TokenIsSet {
+        /// The workspace file.
+        path: PathBuf,
+    },
+    /// The store could not be read or written.
+    #[error("the stored workspace: {0}")]
+    Store(#[from] JobsDbError),
+}
+
+/// Owner of the configuration in force. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BackendConfig {
     sender: watch::Sender<Option<Arc<Snapshot>>>,
+    state: Arc<Mutex<State>>,
+    /// `None` when the configuration is set by hand.
+    requests: Option<mpsc::Sender<Request>>,
 }
 
 impl BackendConfig {
     /// A configuration that is set by hand, for tests and tools.
     pub fn fixed(snapshot: Snapshot) -> BackendConfig {
-        BackendConfig { sender: watch::Sender::new(Some(Arc::new(snapshot))) }
+        let state = State {
+            mode: Mode::Fixed,
+            path: None,
+            last_change_ms: Some(snapshot.changed_ms),
+            last_error: None,
+            from_last_good: false,
+        };
+        BackendConfig {
+            sender: watch::Sender::new(Some(Arc::new(snapshot))),
+            state: Arc::new(Mutex::new(state)),
+            requests: None,
+        }
+    }
+
+    /// Puts the first workspace in force and follows the file until `stop` (gateway.md 11.1): the file's
+    /// workspace; without a usable file the last good one; without both and without a path set by the operator
+    /// the embedded default. Else there is no snapshot until the file is good.
+    ///
+    /// # Errors
+    /// [`StartError::TokenIsSet`]: a human must decide. [`StartError::Store`]: the store failed.
+    pub async fn start(deps: Deps, stop: CancellationToken) -> Result<BackendConfig, StartError> {
+        let settings = deps.settings.load();
+        if settings.backend_config.token_is_set {
+            return Err(StartError::TokenIsSet { path: settings.backend_config.path.clone() });
+        }
+        let store = settings.backend_config.keeps_last_good.then(|| deps.jobs.clone());
+        let last_good = match &store {
+            Some(jobs) => last_good::load(jobs, last_good::LAST_GOOD).await?,
+            None => None,
+        };
+        let (config, mut follower, requests) = BackendConfig::prepare(deps.settings, deps.clock, store);
+        if !follower.begin(last_good).await {
+            let document = BackendConfig::embedded_document(&deps.jobs).await?;
+            follower.use_stored(document, Mode::Embedded, "the embedded default").await;
+        }
+        tokio::spawn(follower.run(requests, stop));
+        Ok(config)
+    }
+
+    fn prepare(
+        settings: Live,
+        clock: Clock,
+        store: Option<JobsDb>,
+    ) -> (BackendConfig, Follower, mpsc::Receiver<Request>) {
+        let state = State {
+            mode: Mode::File,
+            path: Some(settings.load().backend_config.path.clone()),
+            last_change_ms: None,
+            last_error: None,
+            from_last_good: false,
+        };
+        let (requests, waiting) = mpsc::channel(WAITING_RELOADS);
+        let config = BackendConfig {
+            sender: watch::Sender::new(None),
+            state: Arc::new(Mutex::new(state)),
+            requests: Some(requests),
+        };
+        let follower = Follower::new(settings, clock, store, config.sender.clone(), Arc::clone(&config.state));
+        (config, follower, waiting)
+    }
+
+    /// The embedded default of this node: made once, then always the same.
+    async fn embedded_document(jobs: &JobsDb) -> Result<Vec<u8>, StartError> {
+        if let Some(document) = last_good::load(jobs, last_good::EMBEDDED).await? {
+            return Ok(document);
+        }
+        let document = default_document().into_bytes();
+        last_good::keep(jobs, last_good::EMBEDDED, document.clone()).await?;
+        Ok(document)
     }
 
     /// Follows the configuration: the last value at once, then every change.
@@ -37,5 +228,21 @@ impl BackendConfig {
     /// The snapshot in force.
     pub fn current(&self) -> Option<Arc<Snapshot>> {
         self.sender.borrow().clone()
+    }
+
+    /// How the configuration stands.
+    pub fn state(&self) -> State {
+        self.state.lock().clone()
+    }
+
+    /// Reads the file now, for SIGHUP and `pintle reload`.
+    ///
+    /// # Errors
+    /// [`ReloadError::Refused`]: the file is not good, what was in force stays.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let Some(requests) = &self.requests else { return Ok(Reloaded::Unchanged) };
+        let (answer, answered) = oneshot::channel();
+        requests.send(answer).await.map_err(|_| ReloadError::Stopped)?;
+        answered.await.map_err(|_| ReloadError::Stopped)?
     }
 }

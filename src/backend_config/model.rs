@@ -1,6 +1,9 @@
 //! The model of a workspace (gateway.md 11.2, 11.3), as the rest of the house reads it.
+//!
+//! Free-form settings can hold secrets, so `Debug` shows their keys and `***`, never a value.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -21,7 +24,7 @@ pub struct Snapshot {
 }
 
 /// One workspace document.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Workspace {
     /// Its id.
     pub id: String,
@@ -36,7 +39,7 @@ pub struct Workspace {
 }
 
 /// An app that sends events.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Source {
     /// Its id.
     pub id: String,
@@ -80,7 +83,7 @@ pub struct SourceDefinition {
 }
 
 /// A configured target.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Destination {
     /// Its id.
     pub id: String,
@@ -120,7 +123,7 @@ pub struct DestinationDefinition {
 }
 
 /// A reference to a user transformation.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Transformation {
     /// Its id.
     pub id: String,
@@ -133,7 +136,7 @@ pub struct Transformation {
 }
 
 /// A source-destination pair with its own settings.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Connection {
     /// The source.
     pub source_id: String,
@@ -154,7 +157,10 @@ impl Snapshot {
         for mut workspace in workspaces {
             workspace.sources.sort_by(|a, b| a.id.cmp(&b.id));
             for source in &workspace.sources {
-                snapshot.source_by_write_key.insert(source.write_key.clone(), Arc::clone(source));
+                // A source without a key cannot be sent to; an empty key must not find it.
+                if !source.write_key.is_empty() {
+                    snapshot.source_by_write_key.insert(source.write_key.clone(), Arc::clone(source));
+                }
                 snapshot.source_by_id.insert(source.id.clone(), Arc::clone(source));
                 for destination in &source.destinations {
                     snapshot.destination_by_id.insert(destination.id.clone(), Arc::clone(destination));
@@ -163,5 +169,78 @@ impl Snapshot {
             snapshot.workspaces.insert(workspace.id.clone(), Arc::new(workspace));
         }
         snapshot
+    }
+}
+
+/// The keys of a free-form object, each with `***`.
+struct Keys<'a>(&'a Map<String, Value>);
+
+impl fmt::Debug for Keys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.keys().map(|key| (key, format_args!("***")))).finish()
+    }
+}
+
+impl fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workspace")
+            .field("id", &self.id)
+            .field("sources", &self.sources)
+            .field("connections", &self.connections)
+            .field("settings", &Keys(&self.settings))
+            .field("other", &Keys(&self.other))
+            .finish()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The write key is public to its app, but a log is read by more people than that.
+        f.debug_struct("Source")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("enabled", &self.enabled)
+            .field("workspace_id", &self.workspace_id)
+            .field("original_id", &self.original_id)
+            .field("config", &Keys(&self.config))
+            .field("definition", &self.definition.name)
+            .field("destinations", &self.destinations)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Destination")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("enabled", &self.enabled)
+            .field("revision_id", &self.revision_id)
+            .field("is_processor_enabled", &self.is_processor_enabled)
+            .field("config", &Keys(&self.config))
+            .field("transformations", &self.transformations)
+            .field("definition", &self.definition.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Transformation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transformation")
+            .field("id", &self.id)
+            .field("version_id", &self.version_id)
+            .field("language", &self.language)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("source_id", &self.source_id)
+            .field("destination_id", &self.destination_id)
+            .field("enabled", &self.enabled)
+            .field("processor_enabled", &self.processor_enabled)
+            .finish_non_exhaustive()
     }
 }

@@ -36,14 +36,21 @@ struct Choices {
     limits_reached: bool,
     keys_touched: u64,
     moves: Vec<BlockedMove>,
+    /// Why choosing ended early; what was chosen before is leased and stays good.
+    failure: Option<StorageError>,
 }
 
 impl Shared {
     /// Leases and loads the next runnable jobs.
     pub(super) fn fetch(self: &Arc<Self>, queue: Queue, select: &Select, limits: Limits) -> Result<Page, JobsDbError> {
         let state = self.queue(queue);
-        let chosen = self.choose(state, select, limits, i64::MAX).map_err(failed)?;
-        self.move_blocked(chosen.moves);
+        let mut chosen = self.choose(state, select, limits, i64::MAX);
+        self.move_blocked(std::mem::take(&mut chosen.moves));
+        if chosen.jobs.is_empty()
+            && let Some(error) = chosen.failure
+        {
+            return Err(failed(error));
+        }
         let mut page =
             Page { jobs: Vec::new(), limits_reached: chosen.limits_reached, keys_touched: chosen.keys_touched };
         self.load(state, chosen.jobs, &mut page)?;
@@ -59,8 +66,13 @@ impl Shared {
         created_before_ms: i64,
     ) -> Result<Vec<(Lease, u64)>, JobsDbError> {
         let limits = Limits { jobs, events: 0, bytes: 0 };
-        let chosen = self.choose(self.queue(queue), select, limits, created_before_ms).map_err(failed)?;
-        self.move_blocked(chosen.moves);
+        let mut chosen = self.choose(self.queue(queue), select, limits, created_before_ms);
+        self.move_blocked(std::mem::take(&mut chosen.moves));
+        if chosen.jobs.is_empty()
+            && let Some(error) = chosen.failure
+        {
+            return Err(failed(error));
+        }
         let leases = chosen.jobs.iter().map(|choice| {
             let lease = Lease { queue, partition: choice.part.partition.id, job_id: choice.id };
             (lease, u64::from(choice.held.entry.bytes))
@@ -74,16 +86,10 @@ impl Shared {
         }
     }
 
-    fn choose(
-        &self,
-        state: &QueueState,
-        select: &Select,
-        limits: Limits,
-        created_before_ms: i64,
-    ) -> Result<Choices, StorageError> {
+    fn choose(&self, state: &QueueState, select: &Select, limits: Limits, created_before_ms: i64) -> Choices {
         let mut found = Choices::default();
         if limits.jobs == 0 {
-            return Ok(found);
+            return found;
         }
         let parts = state.chosen(select);
         // Users first, then partitions in ascending order: the lock order of `state`.
@@ -96,15 +102,14 @@ impl Shared {
             .collect();
         let (mut events, mut bytes) = (0_u64, 0_u64);
         loop {
-            let mut best: Option<(usize, u64)> = None;
-            for (index, head) in heads.iter_mut().enumerate() {
-                if let Some(id) = head.peek(self, state.queue, &mut found.keys_touched)?
-                    && best.is_none_or(|(_, least)| id < least)
-                {
-                    best = Some((index, id));
+            let (index, id) = match next_of(&mut heads, self, state.queue, &mut found.keys_touched) {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                Err(error) => {
+                    found.failure = Some(error);
+                    break;
                 }
-            }
-            let Some((index, id)) = best else { break };
+            };
             let Some(head) = heads.get_mut(index) else { break };
             let Some(held) = head.held(id) else { break };
             if held.entry.created_ms >= created_before_ms {
@@ -151,7 +156,7 @@ impl Shared {
                 break;
             }
         }
-        Ok(found)
+        found
     }
 
     /// Reads the values of leased jobs. A value that cannot be read is put aside and its job aborted.
@@ -256,6 +261,24 @@ impl Shared {
         super::events::quarantined(lease.queue);
         self.send(Request::Quarantine { lease, dataset: choice.held.entry.dataset, value: value.unwrap_or_default() });
     }
+}
+
+/// The partition with the smallest next id, and that id.
+fn next_of<'a>(
+    heads: &mut [Head<'a>],
+    shared: &'a Shared,
+    queue: Queue,
+    touched: &mut u64,
+) -> Result<Option<(usize, u64)>, StorageError> {
+    let mut best: Option<(usize, u64)> = None;
+    for (index, head) in heads.iter_mut().enumerate() {
+        if let Some(id) = head.peek(shared, queue, touched)?
+            && best.is_none_or(|(_, least)| id < least)
+        {
+            best = Some((index, id));
+        }
+    }
+    Ok(best)
 }
 
 /// The next jobs of one partition, locked while a fetch chooses.

@@ -511,7 +511,7 @@ fn join(thread: Option<JoinHandle<()>>) {
 }
 
 /// Longest time between two looks at the delayed jobs while there are any.
-const DUE_TICK: Duration = Duration::from_millis(1_000);
+const DUE_TICK: Duration = Duration::from_secs(1);
 
 fn start_due(shared: &Arc<Shared>, signal: Receiver<()>, stop: Receiver<()>) -> Result<JoinHandle<()>, StorageError> {
     let shared = Arc::clone(shared);

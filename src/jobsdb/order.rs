@@ -147,7 +147,9 @@ impl Shared {
             delayed.mark = mark;
         }
         drop(delayed);
-        woken.values().for_each(|part| part.wake());
+        for part in woken.values() {
+            part.wake();
+        }
         Ok(next_due)
     }
 }

@@ -292,4 +292,67 @@ mod tests {
     }
 
     const CARRY: u32 = 0x8000_0000;
+
+    #[test]
+    fn the_golden_bytes_are_those_of_the_format_description() {
+        let page = include_str!("../../storage-format.md");
+        let golden: Vec<&str> = page.split("### Golden bytes").nth(1).unwrap().lines().collect();
+        let documented = |record: &str| -> String {
+            let row = golden.iter().find(|line| line.starts_with(&format!("| {record} |"))).unwrap();
+            row.rsplit('`').nth(1).unwrap().replace(' ', "")
+        };
+        let job = NewJob {
+            uuid: Uuid::from_bytes([7; 16]),
+            workspace_id: "",
+            custom_val: "",
+            source_id: "",
+            destination_id: "",
+            user_id: "u",
+            parameters: b"{}",
+            payload: &[b"abc"],
+            event_count: 1,
+        };
+        let status = Status {
+            attempt: 1,
+            exec_ms: 2,
+            retry_ms: 3,
+            error_code: "500".to_owned(),
+            error_response: b"{}".to_vec(),
+            parameters: Vec::new(),
+        };
+        let partition = Partition {
+            id: 0,
+            workspace_id: "w".to_owned(),
+            custom_val: "GW".to_owned(),
+            source_id: "s".to_owned(),
+            destination_id: String::new(),
+        };
+        let dataset = DatasetRecord {
+            first_job_id: 1,
+            last_job_id: 2,
+            created_ms: 3,
+            sealed_ms: 0,
+            rows: 2,
+            pending: 1,
+            bytes: 9,
+            pending_bytes: 4,
+            kind: 1,
+        };
+        let entry = IndexEntry { dataset: 1, events: 2, bytes: 300, order_hash: 5, created_ms: -1, attempt: 0 };
+        let queue = QueueRecord { last_job_id: 251, next_dataset: 2, next_carry_over: CARRY };
+        let journal = JournalRecord { op: 4, operation: "m".to_owned(), payload: vec![0], start_ms: 1 };
+        for (record, bytes) in [
+            ("JobRecord", encode_job(&job, 3, 1, 3)),
+            ("IndexEntry", codec::encode(&entry)),
+            ("DatasetRecord", codec::encode(&dataset)),
+            ("QueueRecord", codec::encode(&queue)),
+            ("StatusRecord", encode_status(JobState::Failed, &status)),
+            ("PartitionRecord", encode_partition(&partition)),
+            ("JournalRecord", encode_journal(&journal)),
+        ] {
+            let hex: String =
+                bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).map(char::from).collect();
+            assert_eq!(hex, documented(record), "{record}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! it, updates memory, and answers: lazy members at once, durable ones after the flush that covers them,
 //! which the flushing thread does while the next batch is built. No counter moves before the write.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use super::datasets::DroppedRange;
 use super::keys::{self, Place};
 use super::record::{self, IndexEntry};
 use super::state::{Held, PartState};
-use crate::storage::{Batch, Family, Flush, Flusher, StorageError, codec};
+use crate::storage::{Acknowledge, Batch, Family, Flush, Flusher, StorageError, codec};
 
 /// Where the verdict of a commit goes.
 pub(super) type Verdict = oneshot::Sender<Result<Receipt, JobsDbError>>;
@@ -90,6 +90,10 @@ pub(super) struct Writer {
     touched_datasets: BTreeSet<(Queue, u32)>,
     touched_queues: BTreeSet<Queue>,
     stored_partitions: BTreeSet<u32>,
+    /// Partitions met so far, so that a job costs one look-up.
+    parts: HashMap<(Queue, u32), Arc<PartState>>,
+    /// Reused for the bytes of index entries.
+    scratch: Vec<u8>,
 }
 
 impl Writer {
@@ -104,6 +108,8 @@ impl Writer {
             touched_datasets: BTreeSet::new(),
             touched_queues: BTreeSet::new(),
             stored_partitions,
+            parts: HashMap::new(),
+            scratch: Vec::with_capacity(64),
         }
     }
 
@@ -183,7 +189,7 @@ impl Writer {
         for (queue, op, record) in tx.journal {
             match record {
                 Some(record) => {
-                    batch.put(Family::Meta, keys::journal(queue, op).as_ref(), &record::encode_journal(&record))
+                    batch.put(Family::Meta, keys::journal(queue, op).as_ref(), &record::encode_journal(&record));
                 }
                 None => batch.delete(Family::Meta, keys::journal(queue, op).as_ref()),
             }
@@ -200,11 +206,7 @@ impl Writer {
         let state = shared.queue(queue);
         let id = state.last_job_id.load(Ordering::Relaxed) + 1;
         state.last_job_id.store(id, Ordering::Relaxed);
-        if self.stored_partitions.insert(job.partition)
-            && let Some(partition) = shared.partitions.get(job.partition)
-        {
-            batch.put(Family::Meta, keys::partition(job.partition).as_ref(), &record::encode_partition(&partition));
-        }
+        let part = self.part(queue, job.partition, id, batch);
         let dataset = self.open_dataset(queue, id, job);
         let entry = IndexEntry {
             dataset,
@@ -216,12 +218,28 @@ impl Writer {
         };
         batch.put(Family::Jobs, keys::job(queue, dataset, id).as_ref(), &job.value);
         let index = keys::index(queue, job.partition, id, job.order_hash, Place::Ready);
-        batch.put(Family::Index, index.as_ref(), &codec::encode(&entry));
-        if let Some(partition) = shared.partitions.get(job.partition) {
-            let part = state.part(&partition, id);
+        self.scratch.clear();
+        codec::encode_into(&mut self.scratch, &entry);
+        batch.put(Family::Index, index.as_ref(), &self.scratch);
+        if let Some(part) = part {
             self.changes.push(Change::Stored { queue, part, id, entry });
         }
         id
+    }
+
+    /// The state of a job's partition; a partition that is new to the store is stored with the job.
+    fn part(&mut self, queue: Queue, partition: u32, id: u64, batch: &mut Batch<'_>) -> Option<Arc<PartState>> {
+        if let Some(part) = self.parts.get(&(queue, partition)) {
+            return Some(Arc::clone(part));
+        }
+        // A job is encoded with a number that the dictionary gave out, so it is always found.
+        let known = self.shared.partitions.get(partition)?;
+        if self.stored_partitions.insert(partition) {
+            batch.put(Family::Meta, keys::partition(partition).as_ref(), &record::encode_partition(&known));
+        }
+        let part = self.shared.queue(queue).part(&known, id);
+        self.parts.insert((queue, partition), Arc::clone(&part));
+        Some(part)
     }
 
     /// The dataset that takes the next job; the open one is sealed first when it is full (8.1).
@@ -441,7 +459,7 @@ impl Writer {
         for change in std::mem::take(&mut self.changes) {
             shared.apply(change);
         }
-        let mut acknowledgements: Vec<Box<dyn FnOnce(Result<(), &StorageError>) + Send>> = Vec::new();
+        let mut acknowledgements: Vec<Acknowledge> = Vec::new();
         for answer in self.answers.drain(..) {
             match answer.durability {
                 Durability::Lazy => {

@@ -1,6 +1,7 @@
 //! Settings: from `pintle.toml`, the environment and flags to typed, validated values.
 //!
-//! In: [`Raw`], the texts with their origins. Out: [`Settings`], one plain struct per component.
+//! In: the settings file, the environment, flags; [`load`] gathers them in [`Raw`], the texts with their
+//! origins. Out: [`Settings`], one plain struct per component.
 //! This is the only module that knows configuration key names, and every default lives in the
 //! [`catalogue`], once (spec: appliance.md 3, gateway.md 12). Nothing past start-up sees the raw form.
 //!
@@ -8,6 +9,12 @@
 //! (`settings/gateway.rs`, ...) lists its keys and turns them into its struct.
 
 mod catalogue;
+mod effective;
+mod elsewhere;
+mod file;
+mod load;
+mod names;
+mod no_effect;
 mod raw;
 
 mod admin;
@@ -29,9 +36,12 @@ pub use admin::AdminSettings;
 pub use backend_config::BackendConfigSettings;
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
+pub use effective::{Effective, Reload, effective, reference, reload};
+pub use elsewhere::{Elsewhere, ElsewhereError, VARIABLE_PREFIX};
 pub use gateway::GatewaySettings;
 pub use jobsdb::{JobsDbSettings, QueueSettings};
-pub use log::LogSettings;
+pub use load::{Loaded, Sources, load};
+pub use log::{LogFormat, LogLevel, LogSettings};
 pub use processor::ProcessorSettings;
 pub use raw::{Origin, Raw, Reader, SettingsError};
 pub use router::{RouterSettings, RouterTypeSettings};
@@ -83,7 +93,7 @@ impl Settings {
             archival: ArchivalSettings::read(&reader),
             jobsdb: JobsDbSettings::read(&reader, storage.profile),
             storage,
-            log: LogSettings::read(&reader),
+            log: log::read(&reader),
         };
         let mut errors = reader.into_errors();
         settings.contradictions(&mut errors);

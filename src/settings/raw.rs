@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::catalogue::{self, Key, Kind, Unit};
@@ -35,7 +36,6 @@ impl fmt::Display for Origin {
 
 /// A setting that cannot be used: which, why, and where it came from.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{key}: {problem} ({origin})")]
 pub struct SettingsError {
     /// The key as the documents write it.
     pub key: String,
@@ -43,16 +43,33 @@ pub struct SettingsError {
     pub problem: String,
     /// Where the value came from.
     pub origin: Origin,
+    /// The settings file, when the value came from there.
+    pub file: Option<PathBuf>,
 }
 
 impl SettingsError {
     pub(super) fn contradiction(key: &str, problem: &str) -> SettingsError {
-        SettingsError { key: key.to_owned(), problem: problem.to_owned(), origin: Origin::Default }
+        SettingsError { key: key.to_owned(), problem: problem.to_owned(), origin: Origin::Default, file: None }
     }
 }
 
-/// Texts by key name, before anything is validated.
-#[derive(Clone, Debug, Default)]
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.file, &self.origin) {
+            (Some(path), Origin::File(Some(line))) => write!(f, "{}:{line}: ", path.display())?,
+            (Some(path), _) => write!(f, "{}: ", path.display())?,
+            (None, _) => {}
+        }
+        write!(f, "{} {}", self.key, self.problem)?;
+        match (&self.file, &self.origin) {
+            (Some(_), _) | (None, Origin::Default) => Ok(()),
+            (None, origin) => write!(f, " ({origin})"),
+        }
+    }
+}
+
+/// Texts by key name, before anything is validated. `Debug` shows names only: a text may be a secret.
+#[derive(Clone, Default)]
 pub struct Raw {
     /// Lower-cased dotted name to the texts of the file (one, or the elements of an array) and their line.
     pub file: HashMap<String, (Vec<String>, Option<usize>)>,
@@ -60,6 +77,18 @@ pub struct Raw {
     pub environment: HashMap<String, String>,
     /// Lower-cased dotted name to texts given as flags.
     pub flags: HashMap<String, Vec<String>>,
+    /// Texts that say where a value stands (`"file:/run/credentials/x"`), and the value that stood there.
+    pub resolved: HashMap<String, String>,
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Raw")
+            .field("file", &self.file.keys())
+            .field("environment", &self.environment.keys())
+            .field("flags", &self.flags.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Raw {
@@ -135,9 +164,26 @@ impl<'a> Reader<'a> {
         self.texts(name).1 != Origin::Default
     }
 
-    /// The key's text.
+    /// The key's text; read from where it stands when it says so (`"file:/..."`, `"${NAME}"`, `"env.NAME"`).
     pub fn text(&self, name: &str) -> String {
-        self.texts(name).0.join(" ")
+        let text = self.texts(name).0.join(" ");
+        self.raw.resolved.get(&text).cloned().unwrap_or(text)
+    }
+
+    /// The key's text in lower case, which must be one of `allowed`; the first of them after an error.
+    pub fn one_of(&self, name: &str, allowed: &[&'static str]) -> &'static str {
+        let text = self.text(name);
+        if let Some(found) = allowed.iter().find(|known| known.eq_ignore_ascii_case(text.trim())) {
+            return found;
+        }
+        self.reject(name, format!("{text:?} is not one of {}", allowed.join(", ")));
+        allowed.first().copied().unwrap_or_default()
+    }
+
+    /// Refuses the key's value: `problem` says why and how to mend it, as a sentence that begins with the value.
+    pub fn reject(&self, name: &str, problem: impl Into<String>) {
+        let (_, origin, read_as) = self.texts_and_name(name);
+        self.errors.borrow_mut().push(SettingsError { key: read_as, problem: problem.into(), origin, file: None });
     }
 
     /// The key's words.
@@ -162,6 +208,18 @@ impl<'a> Reader<'a> {
     /// The key's whole number, 0 or more.
     pub fn count(&self, name: &str) -> usize {
         self.parse(name, |_, text| text.parse().ok()).unwrap_or_default()
+    }
+
+    /// The key's whole number, which must be at least `least`; `least` after an error.
+    pub fn count_at_least(&self, name: &str, least: usize) -> usize {
+        match self.parse(name, |_, text| text.parse::<usize>().ok()) {
+            Some(count) if count >= least => count,
+            Some(count) => {
+                self.reject(name, format!("{count} is too small, it must be at least {least}"));
+                least
+            }
+            None => least,
+        }
     }
 
     /// The key's whole number.
@@ -200,16 +258,11 @@ impl<'a> Reader<'a> {
 
     /// The key's socket addresses (`127.0.0.1:8080`).
     pub fn addresses(&self, name: &str) -> Vec<SocketAddr> {
-        let (_, origin) = self.texts(name);
         let mut addresses = Vec::new();
         for text in self.list(name) {
             match text.parse() {
                 Ok(address) => addresses.push(address),
-                Err(_) => self.errors.borrow_mut().push(SettingsError {
-                    key: name.to_owned(),
-                    problem: format!("{text:?} is not an address and port such as \"127.0.0.1:8080\""),
-                    origin: origin.clone(),
-                }),
+                Err(_) => self.reject(name, format!("{text:?} is not an address and port such as \"127.0.0.1:8080\"")),
             }
         }
         addresses
@@ -228,10 +281,21 @@ impl<'a> Reader<'a> {
         };
         for candidate in self.candidates(key) {
             if let Some((texts, origin)) = self.raw.lookup(&candidate) {
-                return (texts, origin, candidate);
+                // Compose files and unit files set variables to nothing to mean "not set"; only a text may be empty.
+                let is_unset = matches!(origin, Origin::Environment(_))
+                    && !matches!(key.kind, Kind::Text | Kind::List)
+                    && texts.iter().all(|text| text.trim().is_empty());
+                if !is_unset {
+                    return (texts, origin, candidate);
+                }
             }
         }
         (vec![key.default.to_owned()], Origin::Default, name.to_owned())
+    }
+
+    /// The key's texts as they were written, and their origin.
+    pub(super) fn written(&self, key: &Key) -> (Vec<String>, Origin) {
+        self.texts(key.name)
     }
 
     /// Concrete names under which this reader looks for the key, strongest first.
@@ -267,6 +331,7 @@ impl<'a> Reader<'a> {
                 key: read_as,
                 problem: format!("{text:?} is not {expected}"),
                 origin,
+                file: None,
             });
         }
         parsed
@@ -346,7 +411,7 @@ pub fn parse_bytes(text: &str, factor: u64) -> Option<u64> {
     };
     let bytes = number.parse::<f64>().ok()? * unit;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked against the range first")]
-    (bytes >= 0.0 && bytes < 9e18).then_some(bytes as u64)
+    (0.0..9e18).contains(&bytes).then_some(bytes as u64)
 }
 
 #[cfg(test)]
@@ -372,13 +437,25 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_are_read_as_users_write_them() {
-        assert_eq!(parse_duration("1h30m", Unit::Second), Some(Duration::from_secs(5_400)));
+        assert_eq!(parse_duration("1h30m", Unit::Second), Some(Duration::from_mins(90)));
         assert_eq!(parse_duration("15ms", Unit::Second), Some(Duration::from_millis(15)));
         assert_eq!(parse_duration("15", Unit::Milli), Some(Duration::from_millis(15)));
         assert_eq!(parse_duration("soon", Unit::Second), None);
         assert_eq!(parse_bytes("64MiB", 1), Some(64 << 20));
         assert_eq!(parse_bytes("4000", 1024), Some(4_096_000));
         assert_eq!(parse_bytes("many", 1), None);
+    }
+
+    #[test]
+    fn a_number_below_its_bound_is_refused_with_its_origin() {
+        let flags = HashMap::from([("storage.maxbatchtx".to_owned(), vec!["0".to_owned()])]);
+        let raw = Raw { flags, ..Raw::default() };
+        let reader = Reader::new(&raw);
+        assert_eq!(reader.count_at_least("Storage.maxBatchTx", 1), 1);
+        assert_eq!(reader.one_of("Log.format", &["text", "auto"]), "auto");
+        let errors = reader.into_errors();
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].to_string(), "Storage.maxBatchTx 0 is too small, it must be at least 1 (flag)");
     }
 
     #[test]

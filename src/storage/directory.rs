@@ -179,7 +179,7 @@ fn refuse_unsafe_file_system(directory: &Path) -> Result<(), StorageError> {
     const TMPFS: i64 = 0x0102_1994;
     const OVERLAY: i64 = 0x794c_7630;
     let Ok(found) = rustix::fs::statfs(directory) else { return Ok(()) };
-    let name = match i64::from(found.f_type) {
+    let name = match found.f_type {
         TMPFS => "tmpfs",
         OVERLAY => "overlay",
         _ => return Ok(()),

@@ -95,7 +95,7 @@ fn run(storage: &Storage, lazy_interval: Duration, requests: &Receiver<Flush>) {
             let flushed = storage.flush();
             flush_by = None;
             for acknowledge in waiting.drain(..) {
-                acknowledge(flushed.as_ref().map(|()| ()));
+                acknowledge(flushed.as_ref().copied());
             }
         }
         if is_over {

@@ -33,7 +33,7 @@ pub use directory::{FORMAT, FormatRecord, MIN_READER, is_data_directory};
 pub use disk::{Ballast, DiskSpace, free_space, limits_for};
 pub use error::StorageError;
 pub use family::Family;
-pub use flusher::{Flush, Flusher};
+pub use flusher::{Acknowledge, Flush, Flusher};
 pub use read::Scan;
 pub use verify::{VerifyReport, verify};
 
@@ -118,7 +118,7 @@ impl Storage {
         self.healthy()?;
         let mut options = WriteOptions::default();
         options.set_sync(false);
-        self.0.db.write_opt(batch.into_inner(), &options).map_err(|source| self.poison("write", &source.to_string()))
+        self.0.db.write_opt(batch.into_inner(), &options).map_err(|source| self.poison("write", source.as_ref()))
     }
 
     /// Waits until everything written so far is on the disk.
@@ -129,7 +129,7 @@ impl Storage {
         self.healthy()?;
         let flushed = self.0.db.flush_wal(true);
         self.0.flushes.fetch_add(1, Ordering::Relaxed);
-        flushed.map_err(|source| self.poison("flush", &source.to_string()))
+        flushed.map_err(|source| self.poison("flush", source.as_ref()))
     }
 
     /// Flushes of the log since the store was opened.

@@ -1,7 +1,15 @@
 //! Metrics and logs.
 //!
 //! Metrics go through the `metrics` crate's macros; each subsystem names its own in its `events.rs`.
-//! [`Metrics`] owns the recorder and renders Prometheus text. Logs go to the journal, as JSON or to a terminal.
+//! [`Metrics`] owns the recorder and renders Prometheus text. [`logs`] sets up the log; [`may_log`] keeps a line
+//! that could repeat for every event down to one per source or destination and ten seconds.
+
+pub mod logs;
+
+mod events;
+mod once_per;
+
+pub use once_per::{OncePer, may_log};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
