@@ -1,1 +1,21 @@
-//! Being built.
+//! Destination transformations: what one event becomes for one destination (destinations.md).
+//!
+//! In: a [`Message`], the event as slices of its stored text, and the destination's configuration, compiled
+//! once into a [`Plan`]. Out: [`Output`]s, each the payload of one job for the router or the batch router, or
+//! a [`Refusal`] with the status and text that users know.
+//!
+//! Promises: the message is never parsed into a tree unless a rule needs it; no I/O; no clock; an output
+//! depends on nothing but the message, the envelope and the configuration.
+//!
+//! One file or folder per integration. [`plan`] says which types are native.
+
+mod dynamic_config;
+mod flatten;
+mod message;
+mod plan;
+mod refusal;
+mod webhook;
+
+pub use message::{Message, Unreadable, may_hold_key, push_json_string};
+pub use plan::{Output, Plan, is_batch, is_native};
+pub use refusal::{Kind, Refusal};

@@ -1,1 +1,91 @@
-//! Being built.
+//! HTTP in, durable job out (gateway.md).
+//!
+//! In: requests of SDKs on the ingest port. Out: one job per event in the `gw` queue, and the answer.
+//!
+//! Promises: 200 is sent only after the flush that covers every job of the request; a request is stored whole
+//! or not at all (an import: per user); requests with the same `AnonymousId` header are stored in the order in
+//! which they arrived; what is refused is refused with the exact status and text of [`answer`]; every resource
+//! that a client can hold is bounded.
+//!
+//! The way of a request: `listener` accepts, `socket` and `connection` keep the clocks, `server` checks what
+//! every request must meet and finds its route in `routes`, `ingest` reads the `body` and finds the source by
+//! its `credentials` in the `directory`, `intake` turns the body into jobs without I/O, `ingest` stores them.
+
+mod answer;
+mod body;
+mod budget;
+mod connection;
+mod cors;
+mod credentials;
+mod directory;
+mod events;
+mod ingest;
+mod intake;
+mod internal_batch;
+mod listener;
+mod marks;
+mod pages;
+mod pixel;
+mod routes;
+mod server;
+mod socket;
+
+use std::net::SocketAddr;
+
+use crate::backend_config::Snapshots;
+use crate::clock::Clock;
+use crate::jobsdb::JobsDb;
+use crate::settings::Live;
+
+pub use listener::{Listeners, bind, serve};
+
+/// What the gateway works with.
+pub struct Deps {
+    /// Where jobs are stored.
+    pub jobs: JobsDb,
+    /// Sources and their keys.
+    pub config: Snapshots,
+    /// Limits and timeouts.
+    pub settings: Live,
+    /// The time that events are received at.
+    pub clock: Clock,
+    /// What `/version` and `/health` say about the node.
+    pub about: About,
+}
+
+/// What the node says about itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its version.
+    pub version: String,
+    /// The commit that it was built from, or empty.
+    pub commit: String,
+    /// When it was built, or empty.
+    pub build_date: String,
+    /// Who built it, or empty.
+    pub built_by: String,
+    /// Whether events are delivered, or only accepted.
+    pub routes_events: bool,
+    /// Whether the workspace comes from a file and not from a control plane.
+    pub config_from_file: bool,
+}
+
+/// Why the gateway cannot serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; free the port or change Gateway.listen")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No address is configured.
+    #[error("Gateway.listen names no address; name at least one")]
+    NoAddress,
+    /// The owner of the configuration is gone.
+    #[error("the configuration has no owner any more; restart the node")]
+    NoConfiguration,
+}

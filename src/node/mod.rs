@@ -1,1 +1,487 @@
-//! Being built.
+//! The composition root: builds every component from settings, starts them, keeps them at work, stops them.
+//!
+//! In: settings. Out: a process that serves until it is told to stop, or a [`NodeError`] with its exit code.
+//!
+//! Start, in order: log, admin sockets, store, queues, workspace configuration, processor, routers, and the
+//! ingest port last (gateway.md 1), so that whoever can connect is served. The admin API answers from the
+//! moment the queues are open and says what the node waits for. Stop is the reverse of an event's way: the
+//! gateway answers what is in flight, then deliveries, then the processor, then the store (gateway.md 8); each
+//! step has a bound, the whole has [`STOP_BOUND`]. A component that fails is started again and nobody else
+//! notices; a store that fails ends the process, because only opening it again can help.
+
+mod addresses;
+mod backoff;
+mod components;
+mod events;
+mod process;
+mod progress;
+mod reload;
+mod signals;
+mod supervisor;
+mod systemd;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, AdminError, Components, Phase, Vitals};
+use crate::backend_config::{self, BackendConfig, Mode, Snapshot, StartError};
+use crate::clock::Clock;
+use crate::jobsdb::{Gate, JobsDb};
+use crate::settings::{Live, Loaded, Profile, Settings, Sources};
+use crate::storage::{Storage, StorageError};
+use crate::telemetry::Metrics;
+use crate::telemetry::logs::{self, Logs, LogsError};
+use crate::{batch_router, router};
+
+use components::Parts;
+use reload::Reloader;
+use supervisor::{Supervised, Watch};
+
+/// Longest time of a whole stop; after it the process ends with code 1.
+const STOP_BOUND: Duration = Duration::from_secs(15);
+/// Of that, kept for the final flush of the store.
+const CLOSE_RESERVE: Duration = Duration::from_secs(3);
+/// How often a slow step of the start asks the service manager for more time, and for how much.
+const START_TICK: Duration = Duration::from_secs(10);
+const START_EXTENSION: Duration = Duration::from_secs(60);
+
+/// Why the node ended, or did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The runtime cannot be built.
+    #[error("cannot start threads: {0}")]
+    Runtime(std::io::Error),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StorageError),
+    /// The log cannot be written as the settings say.
+    #[error(transparent)]
+    Logs(#[from] LogsError),
+    /// The workspace cannot be used.
+    #[error(transparent)]
+    Configuration(#[from] StartError),
+    /// The admin API cannot be served.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The ingest port cannot be opened.
+    #[error("cannot open the ingest port: {0}")]
+    Listen(String),
+    /// A file of the data directory cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store failed while the node ran.
+    #[error("the store failed: {0}; nothing that was acknowledged is lost, start the node again")]
+    StoreFailed(String),
+    /// Something did not end in time.
+    #[error("the node did not stop in an orderly way within 15 s")]
+    StopTooLong,
+}
+
+impl NodeError {
+    /// The exit code of the process (appliance.md 1).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            NodeError::Store(error) if error.needs_human() => 78,
+            NodeError::Admin(error) if error.needs_human() => 78,
+            NodeError::Configuration(StartError::TokenIsSet { .. }) | NodeError::Logs(LogsError::Journal(_)) => 78,
+            NodeError::Configuration(_) | NodeError::Store(_) | NodeError::StoreFailed(_) => 75,
+            NodeError::Runtime(_)
+            | NodeError::Logs(_)
+            | NodeError::Admin(_)
+            | NodeError::Listen(_)
+            | NodeError::File { .. }
+            | NodeError::StopTooLong => 1,
+        }
+    }
+}
+
+/// What the operator may want to know once the node accepts events.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The addresses of the ingest port.
+    pub gateway: Vec<SocketAddr>,
+    /// The address of the admin API, when it listens on TCP.
+    pub admin: Option<SocketAddr>,
+    /// The path of the admin socket.
+    pub admin_socket: PathBuf,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// The configuration in force.
+    pub configuration: Arc<Snapshot>,
+    /// Whether that is the embedded default.
+    pub is_embedded_default: bool,
+}
+
+/// Runs a node until it is told to stop. `on_started` is called once, when events are accepted.
+///
+/// # Errors
+/// See [`NodeError`].
+pub fn run(sources: Sources, loaded: Loaded, on_started: impl FnOnce(&Started)) -> Result<(), NodeError> {
+    let warnings = process::prepare();
+    let logs = logs::init(&loaded.settings.log)?;
+    process::tell(&warnings);
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let runtime = build_runtime(&loaded.settings)?;
+    let ended = runtime.block_on(live(sources, loaded, logs, on_started));
+    runtime.shutdown_background();
+    ended
+}
+
+fn build_runtime(settings: &Settings) -> Result<runtime::Runtime, NodeError> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let blocking = match settings.storage.profile {
+        Profile::Small => 16,
+        Profile::Default => 64,
+        Profile::Large => 128,
+    };
+    runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        .max_blocking_threads(blocking)
+        .thread_name("pintle-worker")
+        // Parsing, walking and dropping JSON that is nested as deeply as we accept recurses (security.md 2.4).
+        .thread_stack_size(8 << 20)
+        .enable_all()
+        .build()
+        .map_err(NodeError::Runtime)
+}
+
+async fn live(
+    sources: Sources,
+    loaded: Loaded,
+    logs: Logs,
+    on_started: impl FnOnce(&Started),
+) -> Result<(), NodeError> {
+    let stop = signals::stop_signal().map_err(NodeError::Runtime)?;
+    let mut hangups = signals::reload_signal().map_err(NodeError::Runtime)?;
+    let metrics = Metrics::install();
+    let clock = Clock::system();
+    let Loaded { raw, settings, .. } = loaded;
+    let data_dir = settings.data_dir.clone();
+    info!(version = env!("CARGO_PKG_VERSION"), data_dir = %data_dir.display(), profile = ?settings.storage.profile, "starting");
+
+    let vitals = Arc::new(Vitals::new(clock.now_ms()));
+    let jobs = patiently("opening the store", &vitals, open_queues(&settings, &clock)).await?;
+    let live = Live::new(settings);
+    let watch = Watch {
+        components: Arc::new(Components::default()),
+        clock: clock.clone(),
+        store_failure: watch::Sender::new(None),
+    };
+    let configuring = CancellationToken::new();
+    let deps = backend_config::Deps { jobs: jobs.clone(), settings: live.clone(), clock: clock.clone() };
+    let config = BackendConfig::start(deps, configuring.clone()).await;
+    let config = match config {
+        Ok(config) => config,
+        Err(problem) => {
+            close(jobs, Instant::now() + STOP_BOUND).await?;
+            return Err(NodeError::Configuration(problem));
+        }
+    };
+    let parts = Parts {
+        jobs: jobs.clone(),
+        config: config.clone(),
+        settings: live.clone(),
+        clock: clock.clone(),
+        data_dir: data_dir.clone(),
+        router_board: Arc::new(router::Board::default()),
+        batch_board: Arc::new(batch_router::Board::default()),
+        gateway_addresses: Arc::new(OnceLock::new()),
+    };
+    let (reloads, mut reload_requests) = mpsc::channel(1);
+    let mut running = Running { jobs, configuring, vitals: Arc::clone(&vitals), data_dir, steps: Vec::new() };
+    let served = serve(
+        &mut running,
+        Serving {
+            parts: &parts,
+            watch: &watch,
+            metrics,
+            reloads,
+            reloader: Reloader::new(sources, raw, live, config, logs),
+        },
+        &stop,
+        &mut hangups,
+        &mut reload_requests,
+        on_started,
+    )
+    .await;
+    drop(parts);
+    let stopped = running.stop().await;
+    served.and(stopped)
+}
+
+/// What [`serve`] builds the node from.
+struct Serving<'a> {
+    parts: &'a Parts,
+    watch: &'a Watch,
+    metrics: Metrics,
+    reloads: admin::ReloadRequests,
+    reloader: Reloader,
+}
+
+/// Starts the components and looks after the node until it is to stop, or has to.
+async fn serve(
+    running: &mut Running,
+    serving: Serving<'_>,
+    stop: &CancellationToken,
+    hangups: &mut tokio::signal::unix::Signal,
+    reload_requests: &mut mpsc::Receiver<tokio::sync::oneshot::Sender<Result<admin::Reloaded, String>>>,
+    on_started: impl FnOnce(&Started),
+) -> Result<(), NodeError> {
+    let Serving { parts, watch, metrics, reloads, mut reloader } = serving;
+    let admin_listeners = admin::bind(&parts.settings.load()).await?;
+    let (admin_address, admin_socket) = (admin_listeners.address(), admin_listeners.socket_path().to_owned());
+    if let Some(problem) = admin_listeners.tcp_problem() {
+        let now_ms = parts.clock.now_ms();
+        watch.components.note("admin_tcp", admin::ComponentState::Off, Some(problem.to_owned()), now_ms);
+    }
+    let admin_deps = admin::Deps {
+        jobs: parts.jobs.clone(),
+        config: parts.config.clone(),
+        settings: parts.settings.clone(),
+        clock: parts.clock.clone(),
+        metrics,
+        data_dir: parts.data_dir.clone(),
+        vitals: Arc::clone(&running.vitals),
+        components: Arc::clone(&watch.components),
+        router_board: Arc::clone(&parts.router_board),
+        batch_board: Arc::clone(&parts.batch_board),
+        gateway_addresses: Arc::clone(&parts.gateway_addresses),
+        reloads,
+    };
+    running.keep(Step::Admin, Supervised::start(components::admin(admin_deps, admin_listeners), watch.clone()));
+
+    let waiting = wait_for_configuration(&parts.config);
+    let configuration = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        configuration = patiently("waiting for configuration", &running.vitals, waiting) => configuration?,
+    };
+    running.keep(Step::Processor, Supervised::start(components::processor(parts), watch.clone()));
+    running.keep(Step::BatchRouter, Supervised::start(components::batch_router(parts), watch.clone()));
+    running.keep(Step::Router, Supervised::start(components::router(parts), watch.clone()));
+    let listeners = components::open_ingest_port(parts).await?;
+    running.keep(Step::Gateway, Supervised::start(components::gateway(parts, listeners), watch.clone()));
+
+    let gateway = parts.gateway_addresses.get().cloned().unwrap_or_default();
+    addresses::write(&parts.data_dir, &gateway, admin_address, &admin_socket)
+        .map_err(|source| NodeError::File { path: parts.data_dir.join("tmp/addresses.json"), source })?;
+    let probing = CancellationToken::new();
+    let _stop_probing = probing.clone().drop_guard();
+    if let Some(&first) = gateway.first() {
+        tokio::spawn(progress::watch(parts.jobs.clone(), first, Arc::clone(&running.vitals), probing));
+    }
+    let summary = format!("accepting events on {}", list(&gateway));
+    running.vitals.enter(Phase::Running);
+    systemd::ready(&summary);
+    info!(gateway = %list(&gateway), admin_socket = %admin_socket.display(), "accepting events");
+    on_started(&Started {
+        gateway,
+        admin: admin_address,
+        admin_socket,
+        data_dir: parts.data_dir.clone(),
+        configuration,
+        is_embedded_default: parts.config.state().mode == Mode::Embedded,
+    });
+
+    let mut gate = parts.jobs.gate();
+    let mut store_failure = watch.store_failure.subscribe();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            reason = poisoned(&mut gate) => return Err(NodeError::StoreFailed(reason)),
+            reason = told(&mut store_failure) => return Err(NodeError::StoreFailed(reason)),
+            _ = hangups.recv() => {
+                // Logged and counted; a signal has no answer.
+                drop(reloader.reload(&summary).await);
+            }
+            Some(answer) = reload_requests.recv() => {
+                let outcome = reloader.reload(&summary).await;
+                if answer.send(outcome).is_err() {
+                    info!("whoever asked for the reload did not wait for its outcome");
+                }
+            }
+        }
+    }
+}
+
+/// Opens the store and the queues on a thread that may block.
+async fn open_queues(settings: &Settings, clock: &Clock) -> Result<JobsDb, NodeError> {
+    let (settings, clock) = (settings.clone(), clock.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let storage = Storage::open(&settings.data_dir, &settings.storage, &clock)?;
+        Ok(JobsDb::open(storage, &settings, clock)?)
+    });
+    opened.await.map_err(|failure| NodeError::StoreFailed(failure.to_string()))?
+}
+
+async fn wait_for_configuration(config: &BackendConfig) -> Result<Arc<Snapshot>, NodeError> {
+    let mut snapshots = config.subscribe();
+    let known = snapshots.wait_for(Option::is_some).await.map(|snapshot| snapshot.clone());
+    match known {
+        Ok(Some(snapshot)) => Ok(snapshot),
+        // The sender lives in `config` itself.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+/// Waits for a step of the start, tells what it is, and asks the service manager for time.
+async fn patiently<T>(
+    step: &str,
+    vitals: &Vitals,
+    work: impl Future<Output = Result<T, NodeError>>,
+) -> Result<T, NodeError> {
+    vitals.enter(Phase::Starting(step.to_owned()));
+    let mut ticks = tokio::time::interval(START_TICK);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => systemd::starting(step, START_EXTENSION),
+        }
+    }
+}
+
+async fn poisoned(gate: &mut watch::Receiver<Gate>) -> String {
+    match gate.wait_for(|gate| matches!(gate, Gate::Poisoned(_))).await.map(|gate| gate.clone()) {
+        Ok(Gate::Poisoned(reason)) => reason,
+        Ok(_) => String::new(),
+        Err(_) => "its writer is gone".to_owned(),
+    }
+}
+
+async fn told(store_failure: &mut watch::Receiver<Option<String>>) -> String {
+    match store_failure.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+        Ok(Some(reason)) => reason,
+        // The sender lives as long as the loop that asks.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The steps of a stop, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Gateway,
+    Router,
+    BatchRouter,
+    Processor,
+    Admin,
+}
+
+impl Step {
+    /// Longest wait for this step.
+    fn bound(self) -> Duration {
+        match self {
+            Step::Gateway => Duration::from_secs(10),
+            Step::Router | Step::BatchRouter => Duration::from_secs(3),
+            Step::Processor | Step::Admin => Duration::from_secs(2),
+        }
+    }
+}
+
+/// What has been started, so that it can be stopped in order.
+struct Running {
+    jobs: JobsDb,
+    configuring: CancellationToken,
+    vitals: Arc<Vitals>,
+    data_dir: PathBuf,
+    steps: Vec<(Step, Supervised)>,
+}
+
+impl Running {
+    fn keep(&mut self, step: Step, supervised: Supervised) {
+        self.steps.push((step, supervised));
+    }
+
+    /// Stops everything, each step within its bound, and closes the store.
+    async fn stop(mut self) -> Result<(), NodeError> {
+        let deadline = Instant::now() + STOP_BOUND;
+        cut_off_at(deadline);
+        self.vitals.enter(Phase::Stopping);
+        systemd::stopping();
+        if let Err(problem) = addresses::remove(&self.data_dir) {
+            warn!(%problem, "tmp/addresses.json stays behind");
+        }
+        self.steps.sort_by_key(|(step, _)| *step);
+        let mut in_order = true;
+        for (step, supervised) in self.steps {
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(CLOSE_RESERVE);
+            in_order &= supervised.stop(step.bound().min(left)).await;
+        }
+        self.configuring.cancel();
+        close(self.jobs, deadline).await?;
+        info!("stopped");
+        if in_order { Ok(()) } else { Err(NodeError::StopTooLong) }
+    }
+}
+
+/// Closes the queues on a thread that may block: the final flush and the mark of a clean stop.
+async fn close(jobs: JobsDb, deadline: Instant) -> Result<(), NodeError> {
+    let closing = tokio::task::spawn_blocking(move || jobs.close());
+    match tokio::time::timeout_at(deadline.into(), closing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(failure)) => Err(NodeError::StoreFailed(failure.to_string())),
+        Err(_) => Err(NodeError::StopTooLong),
+    }
+}
+
+/// Ends the process at the deadline even when every worker is stuck.
+fn cut_off_at(deadline: Instant) {
+    let waiting = std::thread::Builder::new().name("pintle-stop".to_owned()).spawn(move || {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(200));
+        error!("the node did not stop in time; what was acknowledged is in the store");
+        std::process::exit(1);
+    });
+    if let Err(problem) = waiting {
+        warn!(%problem, "the bound of the stop is not watched");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobsdb::JobsDbError;
+
+    #[test]
+    fn exit_codes_tell_a_restart_from_a_human() {
+        let locked = StorageError::Locked { directory: PathBuf::from("/d") };
+        for (error, code) in [
+            (NodeError::Store(locked), 78),
+            (NodeError::Store(StorageError::Poisoned { reason: "flush".to_owned() }), 75),
+            (NodeError::StoreFailed("flush".to_owned()), 75),
+            (NodeError::Configuration(StartError::TokenIsSet { path: PathBuf::from("/w") }), 78),
+            (NodeError::Configuration(StartError::Store(JobsDbError::Timeout)), 75),
+            (NodeError::Admin(AdminError::NotLoopback { address: "0.0.0.0:1".parse().unwrap() }), 78),
+            (NodeError::Admin(AdminError::SocketInUse { path: PathBuf::from("/s") }), 1),
+            (NodeError::Listen("in use".to_owned()), 1),
+            (NodeError::StopTooLong, 1),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_stop_goes_the_way_of_an_event_and_fits_into_its_bound() {
+        let mut steps = [Step::Admin, Step::Processor, Step::Gateway, Step::BatchRouter, Step::Router];
+        steps.sort();
+        assert_eq!(steps, [Step::Gateway, Step::Router, Step::BatchRouter, Step::Processor, Step::Admin]);
+        assert!(steps.iter().all(|step| step.bound() + CLOSE_RESERVE < STOP_BOUND));
+    }
+}

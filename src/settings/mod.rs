@@ -44,7 +44,7 @@ pub use load::{Loaded, Sources, load};
 pub use log::{LogFormat, LogLevel, LogSettings};
 pub use processor::ProcessorSettings;
 pub use raw::{Origin, Raw, Reader, SettingsError};
-pub use router::{RouterSettings, RouterTypeSettings};
+pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
 pub use storage::{Profile, StorageSettings};
 
 /// Every setting of the node, validated.
@@ -87,7 +87,7 @@ impl Settings {
             gateway: GatewaySettings::read(&reader, storage.profile),
             admin: AdminSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
-            processor: ProcessorSettings::read(&reader),
+            processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),
             batch_router: BatchRouterSettings::read(&reader, raw),
             archival: ArchivalSettings::read(&reader),

@@ -1,0 +1,121 @@
+//! Storages for finished files (router.md 20).
+//!
+//! In: a destination's configuration and finished local files. Out: objects under given keys, and three
+//! answers: where an object lies, how long it is, what lies below a folder. Errors tell a storage that could
+//! not be reached from one that refused.
+
+mod addresses;
+mod configured;
+mod local;
+mod s3;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+pub use local::{LocalStore, refused_directory};
+pub(super) use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
+pub use s3::RemoteStore;
+
+use configured::Configured;
+
+/// Destination types whose files this module can store, or whose absence it can name.
+pub const OBJECT_STORAGES: [&str; 6] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL"];
+
+/// Why a file could not be stored or asked for.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// This build has no client for the provider.
+    #[error("service provider not supported: {0}")]
+    Unsupported(String),
+    /// No connection came about, or the disk is full: says nothing about the configuration.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The configuration cannot work.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// The storage answered with a refusal, or failed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether the storage was not reached at all (router.md 7.7).
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, StoreError::Unreachable(_))
+    }
+}
+
+/// What opening a store needs besides the destination's configuration.
+#[derive(Clone, Debug)]
+pub struct StoreContext {
+    /// The node's data directory.
+    pub data_dir: PathBuf,
+    /// The destination, which names the default directory of `LOCAL`.
+    pub destination_id: String,
+    /// Longest time of one operation.
+    pub timeout: Duration,
+    /// Region of buckets whose region cannot be found out.
+    pub region_hint: String,
+    /// Refuse private addresses.
+    pub block_private_ips: bool,
+}
+
+/// An open storage.
+#[derive(Debug)]
+pub enum Store {
+    /// A directory on this machine.
+    Local(LocalStore),
+    /// A bucket that speaks the S3 protocol.
+    Remote(RemoteStore),
+}
+
+impl Store {
+    /// Opens the storage of the provider. May ask S3 for a bucket's region.
+    pub async fn open(
+        provider: &str,
+        config: &Map<String, Value>,
+        context: &StoreContext,
+    ) -> Result<Store, StoreError> {
+        let configured = Configured(config);
+        match provider {
+            "LOCAL" => LocalStore::of_destination(&configured, context).map(Store::Local),
+            "S3" | "MINIO" | "DIGITAL_OCEAN_SPACES" => {
+                RemoteStore::open(provider, &configured, context).await.map(Store::Remote)
+            }
+            other => Err(StoreError::Unsupported(other.to_owned())),
+        }
+    }
+
+    /// Puts the file under the key, replacing what was there; returns where it lies now. The object is either
+    /// there whole or not at all.
+    pub async fn upload(&self, key: &str, file: &Path) -> Result<String, StoreError> {
+        match self {
+            Store::Local(store) => store.upload(key, file).await,
+            Store::Remote(store) => store.upload(key, file).await,
+        }
+    }
+
+    /// The object's length; `None` when there is none.
+    pub async fn length(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        match self {
+            Store::Local(store) => store.length(key).await,
+            Store::Remote(store) => store.length(key).await,
+        }
+    }
+
+    /// Keys of up to `at_most` objects below the folder.
+    pub async fn list(&self, folder: &str, at_most: usize) -> Result<Vec<String>, StoreError> {
+        match self {
+            Store::Local(store) => store.list(folder, at_most).await,
+            Store::Remote(store) => store.list(folder, at_most).await,
+        }
+    }
+}
+
+/// The configured prefix of object keys.
+pub fn key_prefix(config: &Map<String, Value>) -> String {
+    Configured(config).text("prefix")
+}

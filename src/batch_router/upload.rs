@@ -1,0 +1,368 @@
+//! One file's way: from jobs to a finished local file, into the storage, to the states of its jobs.
+//!
+//! The order of steps makes a crash harmless at any point (router.md 19.7): the file is on disk, then its
+//! manifest is, then the upload starts, and one transaction stores the states and deletes the manifest.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use crate::backend_config::Destination;
+use crate::jobsdb::{Durability, Job, JobState, JobsDb, JobsDbError, Lease, Outcome, Partition, Queue, Status, Tx};
+
+use super::Shared;
+use super::batch_file::{LineFile, read_back};
+use super::dead_letter::{Failure, LetterParts};
+use super::events::{self, FileFigures, StateCounts};
+use super::pickup::JobParameters;
+use super::result::{Previous, Resolved, RetryLimit, Verdict, resolve};
+use super::stores::{Store, StoreError, remove_if_there};
+
+/// Wait before a commit that the store had no room for is tried again.
+const COMMIT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Leases that go back by themselves when nobody decided about them: work that is cut off by a stop or a
+/// panic leaves its jobs as they were. Giving a decided one back is harmless.
+pub(super) struct HeldLeases {
+    jobs: JobsDb,
+    leases: Vec<Lease>,
+}
+
+impl HeldLeases {
+    pub(super) fn new(jobs: &JobsDb, leases: Vec<Lease>) -> HeldLeases {
+        HeldLeases { jobs: jobs.clone(), leases }
+    }
+
+    /// The leases in hand.
+    pub(super) fn leases(&self) -> &[Lease] {
+        &self.leases
+    }
+
+    /// Takes another lease in hand.
+    pub(super) fn push(&mut self, lease: Lease) {
+        self.leases.push(lease);
+    }
+
+    /// The jobs have their verdict.
+    pub(super) fn decided(mut self) {
+        self.leases.clear();
+    }
+}
+
+impl Drop for HeldLeases {
+    fn drop(&mut self) {
+        if !self.leases.is_empty() {
+            self.jobs.release(&self.leases);
+        }
+    }
+}
+
+/// What is kept of a job whose payload is in a file.
+#[derive(Clone, Debug)]
+pub(super) struct Outline {
+    pub(super) lease: Lease,
+    payload_bytes: usize,
+    previous: Previous,
+    limit: RetryLimit,
+    received_ms: Option<i64>,
+    /// Kept only for jobs that the next failure gives up.
+    letter: Option<Box<LetterParts>>,
+}
+
+/// The retry limits of a destination type, for events and for jobs of reverse-ETL runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) of_events: RetryLimit,
+    pub(super) of_runs: RetryLimit,
+}
+
+impl Outline {
+    pub(super) fn of(job: &Job, limits: Limits, now_ms: i64) -> Outline {
+        let parameters = JobParameters::of(job);
+        let previous = Previous::of(job.last.as_ref());
+        let limit = if parameters.source_job_run_id.is_empty() { limits.of_events } else { limits.of_runs };
+        let letter = previous.limit_reached(limit, now_ms).then(|| Box::new(LetterParts::of(job)));
+        Outline {
+            lease: job.lease,
+            payload_bytes: job.payload.len(),
+            previous,
+            limit,
+            received_ms: parameters.received_ms(),
+            letter,
+        }
+    }
+}
+
+/// A finished local file and everything that is needed to settle its jobs.
+pub(super) struct BatchFile {
+    pub(super) partition: Arc<Partition>,
+    pub(super) destination: Arc<Destination>,
+    pub(super) key: String,
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
+    /// Number of its manifest.
+    pub(super) op: u64,
+    /// When its jobs were picked up, milliseconds since the epoch; retry limits are judged as of then.
+    pub(super) picked_ms: i64,
+    pub(super) outlines: Vec<Outline>,
+    pub(super) leases: HeldLeases,
+}
+
+/// How a file ended.
+pub(super) struct FileEnd {
+    pub(super) jobs: u64,
+    pub(super) result: Result<String, StoreError>,
+}
+
+/// Writes jobs into a file, in the order given. Blocks.
+pub(super) fn write_jobs(path: &Path, jobs: &[Job]) -> io::Result<u64> {
+    let mut file = LineFile::create(path)?;
+    for job in jobs {
+        file.line(&[&job.payload])?;
+    }
+    file.finish(path)
+}
+
+/// Uploads the file and settles its jobs.
+///
+/// # Errors
+/// The job store failed; the jobs are where they were.
+pub(super) async fn deliver(
+    shared: &Shared,
+    store: &Store,
+    file: BatchFile,
+    room: [Arc<Semaphore>; 2],
+    timeout: Duration,
+) -> Result<FileEnd, JobsDbError> {
+    let mut permits = Vec::new();
+    for semaphore in room {
+        // Never closed; without a permit the upload would still be right, only less orderly.
+        permits.extend(semaphore.acquire_owned().await.ok());
+    }
+    let started = Instant::now();
+    let result = upload_and_verify(store, &file.key, &file.path, file.bytes, timeout).await;
+    let took = started.elapsed();
+
+    let now_ms = shared.clock.now_ms();
+    let jobs = u64::try_from(file.outlines.len()).unwrap_or(u64::MAX);
+    let verdict = match &result {
+        Ok(location) => {
+            let since = |received: i64| Duration::from_millis(u64::try_from(now_ms - received).unwrap_or(0));
+            let delays: Vec<Duration> =
+                file.outlines.iter().filter_map(|outline| outline.received_ms).map(since).collect();
+            let figures =
+                FileFigures { partition: &file.partition, destination: &file.destination, took, delays: &delays };
+            events::file_uploaded(&figures, jobs, location);
+            Verdict::Uploaded
+        }
+        Err(error) => {
+            let text = error.to_string();
+            events::upload_failed(&file.partition, &file.destination, took, &text);
+            return settle_failure(shared, file, error.clone(), &text).await;
+        }
+    };
+    settle(shared, &file, verdict, &[]).await?;
+    finish_file(file).await;
+    Ok(FileEnd { jobs, result })
+}
+
+/// Uploads, and when the answer got lost looks whether the object arrived all the same.
+pub(super) async fn upload_and_verify(
+    store: &Store,
+    key: &str,
+    path: &Path,
+    bytes: u64,
+    timeout: Duration,
+) -> Result<String, StoreError> {
+    // The client bounds every request; the whole of a long file may take several.
+    let parts = u32::try_from(bytes >> 23).unwrap_or(u32::MAX).saturating_add(2);
+    let uploaded = tokio::time::timeout(timeout.saturating_mul(parts), store.upload(key, path)).await;
+    let error = match uploaded {
+        Ok(Ok(location)) => return Ok(location),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            StoreError::Refused(format!("the upload took longer than {} s", timeout.saturating_mul(parts).as_secs()))
+        }
+    };
+    if matches!(error, StoreError::Refused(_)) {
+        let look = tokio::time::timeout(Duration::from_secs(10), store.length(key)).await;
+        if matches!(look, Ok(Ok(Some(length))) if length == bytes) {
+            return Ok(key.to_owned());
+        }
+    }
+    Err(error)
+}
+
+async fn settle_failure(
+    shared: &Shared,
+    file: BatchFile,
+    error: StoreError,
+    text: &str,
+) -> Result<FileEnd, JobsDbError> {
+    let jobs = u64::try_from(file.outlines.len()).unwrap_or(u64::MAX);
+    let payloads = if file.outlines.iter().any(|outline| outline.letter.is_some()) {
+        let lengths: Vec<usize> = file.outlines.iter().map(|outline| outline.payload_bytes).collect();
+        let path = file.path.clone();
+        match tokio::task::spawn_blocking(move || read_back(&path, &lengths)).await {
+            Ok(Ok(payloads)) => payloads,
+            // Without its payload a job cannot become a dead letter; it is failed once more instead.
+            Ok(Err(problem)) => {
+                tracing::error!(file = %file.path.display(), %problem, "cannot read back a finished file");
+                Vec::new()
+            }
+            Err(problem) => {
+                tracing::error!(file = %file.path.display(), %problem, "cannot read back a finished file");
+                Vec::new()
+            }
+        }
+    } else {
+        Vec::new()
+    };
+    let verdict = Verdict::Failed { error: text, unreachable: error.is_unreachable() };
+    settle(shared, &file, verdict, &payloads).await?;
+    finish_file(file).await;
+    Ok(FileEnd { jobs, result: Err(error) })
+}
+
+/// Stores the states of all jobs of the file and deletes its manifest, in one transaction.
+async fn settle(
+    shared: &Shared,
+    file: &BatchFile,
+    verdict: Verdict<'_>,
+    payloads: &[Vec<u8>],
+) -> Result<(), JobsDbError> {
+    let mut counts = StateCounts::default();
+    let mut code = "";
+    let now_ms = shared.clock.now_ms();
+    commit_surely(&shared.jobs, || {
+        counts = StateCounts::default();
+        let mut tx = Tx::new(Durability::Lazy);
+        for (at, outline) in file.outlines.iter().enumerate() {
+            let resolved = resolve(verdict, outline.previous, outline.limit, file.picked_ms);
+            let payload = payloads.get(at).map(Vec::as_slice);
+            let letter = outline.letter.as_deref().zip(payload);
+            let outcome = outcome(&shared.jobs, &file.partition, &resolved, letter, outline.previous, now_ms);
+            code = count(&mut counts, &outcome);
+            tx.finish(outline.lease, outcome);
+        }
+        tx.journal_delete(Queue::BatchRt, file.op);
+        tx
+    })
+    .await?;
+    events::jobs_settled(&file.partition, counts, code);
+    Ok(())
+}
+
+async fn finish_file(file: BatchFile) {
+    file.leases.decided();
+    let path = file.path;
+    let removed = tokio::task::spawn_blocking(move || remove_if_there(&path).map_err(|error| (path, error))).await;
+    if let Ok(Err((path, error))) = removed {
+        tracing::warn!(file = %path.display(), %error, "a delivered file stays in the work folder until the next start");
+    }
+}
+
+/// Settles jobs that never got into a file, because the verdict about their storage was clear before.
+pub(super) async fn settle_unwritten(
+    shared: &Shared,
+    jobs: &[Job],
+    verdict: Verdict<'_>,
+    limits: Limits,
+) -> Result<(), JobsDbError> {
+    let now_ms = shared.clock.now_ms();
+    for of_source in jobs.chunk_by(|a, b| a.partition.id == b.partition.id) {
+        let Some(first) = of_source.first() else { continue };
+        let mut counts = StateCounts::default();
+        let mut code = "";
+        commit_surely(&shared.jobs, || {
+            counts = StateCounts::default();
+            let mut tx = Tx::new(Durability::Lazy);
+            for job in of_source {
+                let outline = Outline::of(job, limits, now_ms);
+                let resolved = resolve(verdict, outline.previous, outline.limit, now_ms);
+                let letter = LetterParts::of(job);
+                let letter = Some((&letter, &*job.payload));
+                let outcome = outcome(&shared.jobs, &job.partition, &resolved, letter, outline.previous, now_ms);
+                code = count(&mut counts, &outcome);
+                tx.finish(job.lease, outcome);
+            }
+            tx
+        })
+        .await?;
+        events::jobs_settled(&first.partition, counts, code);
+    }
+    Ok(())
+}
+
+/// The outcome that stores what was resolved. A job that is given up but has no payload at hand is failed.
+fn outcome(
+    jobs: &JobsDb,
+    partition: &Partition,
+    resolved: &Resolved,
+    letter: Option<(&LetterParts, &[u8])>,
+    previous: Previous,
+    now_ms: i64,
+) -> Outcome {
+    let status = |error_code: &str| Status {
+        attempt: resolved.attempt,
+        exec_ms: now_ms,
+        retry_ms: now_ms,
+        error_code: error_code.to_owned(),
+        error_response: serde_json::to_vec(&resolved.response).unwrap_or_default(),
+        parameters: b"{}".to_vec(),
+    };
+    match (resolved.state, letter) {
+        (JobState::Succeeded, _) => Outcome::Succeeded,
+        (JobState::Aborted, Some((letter, payload))) => {
+            let said = ["Error", "reason"].iter().find_map(|&name| resolved.response.get(name)?.as_str());
+            let failure = Failure {
+                status_code: resolved.error_code.parse().unwrap_or(500),
+                error: said.unwrap_or_default(),
+                attempt: resolved.attempt,
+                first_attempted_ms: previous.window_start_ms(now_ms),
+            };
+            let dead_letter = letter.encode(jobs, partition, payload, failure);
+            Outcome::Aborted { status: status(resolved.error_code), dead_letter: Some(dead_letter) }
+        }
+        _ => Outcome::Failed { status: status(""), blocks_user: false },
+    }
+}
+
+/// Counts the outcome; returns its error code.
+fn count(counts: &mut StateCounts, outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Aborted { status, .. } => {
+            counts.aborted += 1;
+            if status.error_code == "410" { "410" } else { "" }
+        }
+        Outcome::Failed { .. } | Outcome::Importing { .. } => {
+            counts.failed += 1;
+            ""
+        }
+        Outcome::Succeeded | Outcome::Filtered => {
+            counts.succeeded += 1;
+            ""
+        }
+    }
+}
+
+/// Commits, however long the store has no room. The transaction is built anew for every attempt; leases
+/// that an attempt of unknown fate ended already are ignored by the store.
+///
+/// # Errors
+/// The store failed, or the transaction is too large for it.
+pub(super) async fn commit_surely(jobs: &JobsDb, mut build: impl FnMut() -> Tx) -> Result<(), JobsDbError> {
+    loop {
+        match jobs.commit(build()).await {
+            Ok(_) => return Ok(()),
+            Err(error @ (JobsDbError::Unavailable(_) | JobsDbError::Timeout)) => {
+                tracing::warn!(%error, "verdicts of file deliveries wait for the store");
+                tokio::time::sleep(COMMIT_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

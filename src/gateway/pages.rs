@@ -1,0 +1,90 @@
+//! Answers that are not about events: health, version, documentation (gateway.md 7.1 to 7.3, clients.md 2, 6).
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{HOST, HeaderValue};
+use hyper::http::request::Parts;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::answer::{self, Answer, Refusal};
+use super::routes;
+use super::server::Shared;
+
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+
+/// `/health`: whether the node takes events.
+pub(super) fn health(shared: &Shared) -> Answer {
+    if !shared.is_healthy() {
+        return Refusal::NoDatabase.answer();
+    }
+    let changed = Timestamp::from_millisecond(shared.directory().snapshot.changed_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+    let body = json!({
+        "appType": "EMBEDDED",
+        "server": "UP",
+        "db": "UP",
+        "acceptingEvents": "TRUE",
+        "routingEvents": if shared.about.routes_events { "TRUE" } else { "FALSE" },
+        "mode": "NORMAL",
+        "backendConfigMode": if shared.about.config_from_file { "JSON" } else { "API" },
+        "lastSync": format!("{changed:.0}"),
+        "lastRegulationSync": "",
+    });
+    answer::with_body(StatusCode::OK, answer::JSON, body.to_string())
+}
+
+/// `/version`: what runs here.
+pub(super) fn version(shared: &Shared) -> Answer {
+    let about = &shared.about;
+    let body = json!({
+        "BuildDate": about.build_date,
+        "BuiltBy": about.built_by,
+        "Commit": about.commit,
+        "Features": ["gzip-req-payload"],
+        "Version": about.version,
+    });
+    answer::with_body(StatusCode::OK, answer::JSON, body.to_string())
+}
+
+/// `/robots.txt`: nothing for crawlers.
+pub(super) fn robots() -> Answer {
+    answer::with_body(StatusCode::OK, answer::TEXT, Bytes::from_static(b"User-agent: * \nDisallow: / \n"))
+}
+
+/// `/cluster-info`: one node, as SDKs that spread their load ask.
+pub(super) fn cluster_info() -> Answer {
+    answer::with_body(StatusCode::OK, answer::JSON, Bytes::from_static(b"{\"nodeCount\":1}"))
+}
+
+/// `/docs`: the routes, from the table that serves them.
+pub(super) fn docs() -> Answer {
+    let row = |entry: &routes::Entry| {
+        format!("<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n", entry.method, entry.path, entry.about)
+    };
+    let rows: Vec<String> = routes::TABLE.iter().map(row).collect();
+    let rows = rows.concat();
+    let page = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Pintle</title></head><body>\n\
+         <h1>Sending events to this node</h1>\n\
+         <p>Send the write key of the source as the user name of HTTP Basic, with an empty password. Bodies are JSON, \
+         optionally with <code>Content-Encoding: gzip</code>. An answer 200 <code>ok</code> means that every event of \
+         the request is stored durably.</p>\n\
+         <table>\n<tr><th>Method</th><th>Path</th><th>What it takes</th></tr>\n{rows}</table>\n</body></html>\n"
+    );
+    answer::with_body(StatusCode::OK, HTML, page)
+}
+
+/// Settings for Segment's browser SDK, which sends nothing without them.
+pub(super) fn segment_settings(shared: &Shared, parts: &Parts) -> Answer {
+    let write_key = parts.uri.path().split('/').nth(3).unwrap_or_default();
+    if let Err(refusal) = shared.directory().by_write_key(write_key) {
+        return refusal.answer();
+    }
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let body = json!({
+        "integrations": {
+            "Segment.io": {"apiKey": write_key, "apiHost": format!("{host}/v1"), "protocol": "http"},
+        },
+    });
+    answer::with_body(StatusCode::OK, answer::JSON, body.to_string())
+}

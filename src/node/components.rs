@@ -1,0 +1,147 @@
+//! Where the components are wired: what each of them is given, and how it is started.
+//!
+//! This is the only file that knows every component's entry point.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::NodeError;
+use super::supervisor::{Component, Ended, Start};
+use crate::backend_config::BackendConfig;
+use crate::clock::Clock;
+use crate::jobsdb::JobsDb;
+use crate::{admin, batch_router, gateway, processor, router, settings};
+
+/// What every component is built from.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub jobs: JobsDb,
+    pub config: BackendConfig,
+    pub settings: settings::Live,
+    pub clock: Clock,
+    pub data_dir: PathBuf,
+    pub router_board: Arc<router::Board>,
+    pub batch_board: Arc<batch_router::Board>,
+    /// The addresses that the ingest port got.
+    pub gateway_addresses: Arc<OnceLock<Vec<std::net::SocketAddr>>>,
+}
+
+/// Events become jobs.
+pub(super) fn processor(parts: &Parts) -> Component {
+    let parts = parts.clone();
+    let start: Start = Arc::new(move |stop| {
+        let deps = processor::Deps {
+            jobs: parts.jobs.clone(),
+            config: parts.config.subscribe(),
+            settings: parts.settings.clone(),
+            clock: parts.clock.clone(),
+        };
+        Box::pin(async move { processor::run(deps, stop).await.map_err(|error| Ended::of(&error)) })
+    });
+    Component { name: "processor", start }
+}
+
+/// Jobs become requests.
+pub(super) fn router(parts: &Parts) -> Component {
+    let parts = parts.clone();
+    let start: Start = Arc::new(move |stop| {
+        let deps = router::Deps {
+            jobs: parts.jobs.clone(),
+            config: parts.config.subscribe(),
+            settings: parts.settings.clone(),
+            clock: parts.clock.clone(),
+            board: Arc::clone(&parts.router_board),
+        };
+        Box::pin(async move { router::run(deps, stop).await.map_err(|error| Ended::of(&error)) })
+    });
+    Component { name: "router", start }
+}
+
+/// Jobs become files.
+pub(super) fn batch_router(parts: &Parts) -> Component {
+    let parts = parts.clone();
+    let start: Start = Arc::new(move |stop| {
+        let deps = batch_router::Deps {
+            jobs: parts.jobs.clone(),
+            config: parts.config.subscribe(),
+            settings: parts.settings.clone(),
+            clock: parts.clock.clone(),
+            data_dir: parts.data_dir.clone(),
+            board: Arc::clone(&parts.batch_board),
+        };
+        Box::pin(async move { batch_router::run(deps, stop).await.map_err(|error| Ended::of(&error)) })
+    });
+    Component { name: "batch_router", start }
+}
+
+/// Events come in. The first start uses the listeners that are bound already; a later one binds the same
+/// addresses again.
+pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component {
+    let parts = parts.clone();
+    let bound = Arc::new(Mutex::new(Some(listeners)));
+    let start: Start = Arc::new(move |stop| {
+        let (parts, listeners) = (parts.clone(), bound.lock().take());
+        Box::pin(async move {
+            let listeners = match listeners {
+                Some(listeners) => listeners,
+                None => bind_again(&parts).await?,
+            };
+            let deps = gateway::Deps {
+                jobs: parts.jobs.clone(),
+                config: parts.config.subscribe(),
+                settings: parts.settings.clone(),
+                clock: parts.clock.clone(),
+                about: about(),
+            };
+            gateway::serve(listeners, deps, stop).await.map_err(|error| Ended::of(&error))
+        })
+    });
+    Component { name: "gateway", start }
+}
+
+/// What the ingest port says about the node: how it was built, and that it delivers.
+fn about() -> gateway::About {
+    gateway::About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: option_env!("PINTLE_COMMIT").unwrap_or_default().to_owned(),
+        build_date: option_env!("PINTLE_BUILD_DATE").unwrap_or_default().to_owned(),
+        built_by: option_env!("PINTLE_BUILT_BY").unwrap_or_default().to_owned(),
+        routes_events: true,
+        config_from_file: true,
+    }
+}
+
+/// Opens the ingest port and notes the addresses that it got.
+pub(super) async fn open_ingest_port(parts: &Parts) -> Result<gateway::Listeners, NodeError> {
+    let listeners =
+        gateway::bind(&parts.settings.load()).await.map_err(|error| NodeError::Listen(Ended::of(&error).reason))?;
+    // A second set keeps the first: a restart binds the same addresses.
+    parts.gateway_addresses.get_or_init(|| listeners.addresses().to_vec());
+    Ok(listeners)
+}
+
+async fn bind_again(parts: &Parts) -> Result<gateway::Listeners, Ended> {
+    let mut settings = settings::Settings::clone(&parts.settings.load());
+    if let Some(addresses) = parts.gateway_addresses.get() {
+        settings.gateway.listen.clone_from(addresses);
+    }
+    gateway::bind(&settings).await.map_err(|error| Ended::of(&error))
+}
+
+/// The admin API. The first start uses the listeners that are bound already.
+pub(super) fn admin(deps: admin::Deps, listeners: admin::Listeners) -> Component {
+    let bound = Arc::new(Mutex::new(Some(listeners)));
+    let start: Start = Arc::new(move |stop| {
+        let (deps, listeners) = (deps.clone(), bound.lock().take());
+        Box::pin(async move {
+            let listeners = match listeners {
+                Some(listeners) => listeners,
+                None => admin::bind(&deps.settings.load()).await.map_err(|error| Ended::of(&error))?,
+            };
+            admin::serve(listeners, deps, stop).await.map_err(|error| Ended::of(&error))
+        })
+    });
+    Component { name: "admin", start }
+}

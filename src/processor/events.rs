@@ -1,0 +1,164 @@
+//! What the processor counts and logs (processor.md 18). The only place that names its metrics.
+//!
+//! A read gathers its figures in [`Counts`]; they are published when its batch is stored, so that a repeated
+//! read is counted once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use super::ProcessorError;
+use crate::jobsdb::{JobsDbError, Queue};
+use crate::telemetry::may_log;
+
+/// Texts that are logged at once; the rest is only counted.
+const LOGGED_PER_READ: usize = 3;
+
+/// Figures of one read.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) jobs: u64,
+    pub(super) events: u64,
+    pub(super) archived: u64,
+    pub(super) to_router: u64,
+    pub(super) to_batch_router: u64,
+    pub(super) dead: u64,
+    pub(super) duplicates: u64,
+    payload_bytes: u64,
+    oldest_received_ms: Option<i64>,
+    filtered: HashMap<&'static str, u64>,
+    /// By destination type, stage and status.
+    failed: HashMap<(String, &'static str, u16), u64>,
+    notes: Vec<String>,
+    unreadable: u64,
+    unknown_source: u64,
+}
+
+impl Counts {
+    pub(super) fn received(&mut self, at_ms: i64) {
+        self.oldest_received_ms = Some(self.oldest_received_ms.map_or(at_ms, |oldest| oldest.min(at_ms)));
+    }
+
+    pub(super) fn filtered(&mut self, stage: &'static str) {
+        *self.filtered.entry(stage).or_default() += 1;
+    }
+
+    /// Events that one stage filtered.
+    #[cfg(test)]
+    pub(super) fn filtered_at(&self, stage: &'static str) -> u64 {
+        self.filtered.get(stage).copied().unwrap_or_default()
+    }
+
+    pub(super) fn sent(&mut self, queue: Queue, jobs: usize) {
+        let jobs = jobs as u64;
+        if queue == Queue::BatchRt { self.to_batch_router += jobs } else { self.to_router += jobs }
+    }
+
+    pub(super) fn stored_bytes(&mut self, bytes: u64) {
+        self.payload_bytes += bytes;
+    }
+
+    pub(super) fn failed(&mut self, destination_type: &str, stage: &'static str, status: u16, error: &str) {
+        self.dead += 1;
+        let count = self.failed.entry((destination_type.to_owned(), stage, status)).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.note(|| format!("{stage} failed events for {destination_type} destinations ({status}): {error}"));
+        }
+    }
+
+    pub(super) fn unreadable(&mut self, job_id: u64, problem: &str) {
+        self.unreadable += 1;
+        self.note(|| format!("gateway job {job_id} holds no readable events: {problem}"));
+    }
+
+    pub(super) fn unknown_source(&mut self, source_id: &str, events: usize) {
+        self.unknown_source += events as u64;
+        self.note(|| format!("source \"{source_id}\" is not in the workspace configuration; its events are dropped"));
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.notes.len() < LOGGED_PER_READ {
+            self.notes.push(text());
+        }
+    }
+
+    /// Publishes the figures of a read whose batch is stored.
+    pub(super) fn publish(self, source_id: &str, now_ms: i64) {
+        let partition = || source_id.to_owned();
+        counter!("processor_num_requests", "partition" => partition()).increment(self.jobs);
+        counter!("processor_num_events", "partition" => partition()).increment(self.events);
+        counter!("processor_gateway_db_write", "partition" => partition()).increment(self.jobs);
+        counter!("processor_db_write_payload_bytes", "partition" => partition()).increment(self.payload_bytes);
+        counter!("processor_num_output_events", "partition" => partition(), "module" => "router")
+            .increment(self.to_router);
+        counter!("processor_num_output_events", "partition" => partition(), "module" => "batch_router")
+            .increment(self.to_batch_router);
+        counter!("processor_archived_events", "partition" => partition()).increment(self.archived);
+        counter!("processor_unreadable_jobs", "partition" => partition()).increment(self.unreadable);
+        counter!("processor_write_key_duplicate_events", "source" => partition()).increment(self.duplicates);
+        counter!("processor_unknown_source_events").increment(self.unknown_source);
+        for (stage, events) in self.filtered {
+            counter!("proc_filtered_counts", "partition" => partition(), "stage" => stage).increment(events);
+        }
+        for ((destination_type, stage, status), events) in self.failed {
+            counter!("proc_error_counts", "destName" => destination_type, "stage" => stage, "statusCode" => status.to_string())
+                .increment(events);
+        }
+        if let Some(oldest) = self.oldest_received_ms {
+            let delay_ms = now_ms.saturating_sub(oldest).max(0);
+            gauge!("pipeline_delay_max_seconds", "partition" => partition(), "module" => "processor")
+                .set(delay_ms as f64 / 1000.0);
+        }
+        if !self.notes.is_empty()
+            && let Some(silenced) = may_log("processor read", source_id)
+        {
+            for note in self.notes {
+                tracing::warn!(source_id, silenced, "{note}");
+            }
+        }
+    }
+}
+
+/// A read took this long and gave this many jobs.
+pub(super) fn read(source_id: &str, jobs: usize, took: Duration) {
+    counter!("processor_gateway_db_read", "partition" => source_id.to_owned()).increment(jobs as u64);
+    histogram!("processor_gateway_db_read_time", "partition" => source_id.to_owned()).record(took.as_secs_f64());
+}
+
+/// A batch was stored after this long.
+pub(super) fn stored(source_id: &str, took: Duration) {
+    histogram!("processor_gateway_db_write_time", "partition" => source_id.to_owned()).record(took.as_secs_f64());
+}
+
+/// A batch could not be stored; its jobs go back and are read again.
+pub(super) fn store_failed(source_id: &str, error: &JobsDbError) {
+    counter!("processor_store_failures", "partition" => source_id.to_owned()).increment(1);
+    if let Some(silenced) = may_log("processor store", source_id) {
+        tracing::warn!(
+            source_id,
+            silenced,
+            "processed events could not be stored and will be processed again: {error}"
+        );
+    }
+}
+
+/// A read failed; it is repeated after a pause.
+pub(super) fn read_failed(source_id: &str, error: &ProcessorError) {
+    counter!("processor_read_failures", "partition" => source_id.to_owned()).increment(1);
+    if let Some(silenced) = may_log("processor", source_id) {
+        tracing::error!(source_id, silenced, "events cannot be processed now: {error}");
+    }
+}
+
+/// This many sources have a worker.
+pub(super) fn workers(count: usize) {
+    gauge!("proc_active_partitions").set(count as f64);
+}
+
+/// A worker ended by a panic; its source gets a new one.
+pub(super) fn worker_lost(source_id: &str, problem: &str) {
+    counter!("processor_lost_workers").increment(1);
+    tracing::error!(source_id, "a processor worker ended unexpectedly and is started again: {problem}");
+}

@@ -1,0 +1,366 @@
+//! The way of one read: gateway jobs in, jobs for the next queues out, stage by stage in the order of
+//! processor.md 2.1.
+//!
+//! No clock, and no I/O but the look-up of known message ids where deduplication is on. A job that goes out
+//! is handed to `emit`, which stores it.
+//!
+//! Stages per event: enrich (bots), drop (bots, blocked events, duplicates), archive copy, destinations that
+//! it may go to, time fields; then per destination: event filter, destination transformation. User transformations and
+//! tracking plans have their places between the time fields and the event filter.
+//!
+//! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
+//! per destination the payload. One buffer for parameters and one for copies serve the whole read.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+
+use uuid::Uuid;
+
+use super::ProcessorError;
+use super::archive;
+use super::bots::Drop;
+use super::choose::Wishes;
+use super::duplicates::Duplicates;
+use super::events::Counts;
+use super::explode::{JobParameters, Stored, explode};
+use super::filter::Verdict;
+use super::metadata;
+use super::parameters::{self, EventFacts, Failure, message_id};
+use super::route::{Route, SourceRoutes};
+use super::timefields;
+use super::transform_at::TransformAt;
+use crate::backend_config::Snapshot;
+use crate::destination::{Message, Output, may_hold_key};
+use crate::jobsdb::{Job, NewJob, Queue};
+use crate::settings::Settings;
+
+/// The `customVal` of gateway and archive jobs.
+const GATEWAY: &str = "GW";
+
+/// Takes the jobs that leave the processor.
+pub type Emit<'e> = dyn FnMut(Queue, &NewJob<'_>) + 'e;
+
+/// One read's view of the world, and what it has counted.
+pub struct Pipeline<'a> {
+    snapshot: &'a Snapshot,
+    settings: &'a Settings,
+    /// RFC 3339, the time of this read.
+    now: String,
+    sources: HashMap<String, Option<SourceRoutes>>,
+    /// Present where deduplication is on.
+    pub(super) duplicates: Option<Duplicates<'a>>,
+    buffers: Buffers,
+    pub(super) counts: Counts,
+}
+
+#[derive(Default)]
+struct Buffers {
+    parameters: Vec<u8>,
+    of_event: Vec<u8>,
+    copy: Vec<u8>,
+}
+
+/// One event on its way.
+struct Passing<'a, 'p> {
+    job: &'a Job,
+    parameters: &'a JobParameters<'p>,
+    source: &'a SourceRoutes,
+    event: &'a Message<'p>,
+    facts: &'a EventFacts,
+    received_at: &'a str,
+}
+
+impl<'a> Pipeline<'a> {
+    /// A pipeline over one snapshot and one set of settings, at the time `now` (RFC 3339). Without
+    /// `duplicates` every event is new.
+    pub fn new(
+        snapshot: &'a Snapshot,
+        settings: &'a Settings,
+        now: String,
+        duplicates: Option<Duplicates<'a>>,
+    ) -> Pipeline<'a> {
+        Pipeline {
+            snapshot,
+            settings,
+            now,
+            sources: HashMap::new(),
+            duplicates,
+            buffers: Buffers::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Sends one gateway job through all stages.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Parameters`] when the job's parameters are no JSON: the partition stops there.
+    /// [`ProcessorError::Store`] when known message ids cannot be looked up.
+    pub fn run(&mut self, job: &Job, emit: &mut Emit<'_>) -> Result<(), ProcessorError> {
+        let parameters = JobParameters::parse(&job.parameters).map_err(|error| ProcessorError::Parameters {
+            job_id: job.id,
+            source_id: job.partition.source_id.clone(),
+            problem: error.to_string(),
+        })?;
+        self.counts.jobs += 1;
+        let Stored { events, request_ip, received } = match explode(&job.payload) {
+            Ok(stored) => stored,
+            Err(problem) => {
+                self.counts.unreadable(job.id, &problem);
+                return Ok(());
+            }
+        };
+        self.counts.received(received.as_ms());
+        let Pipeline { snapshot, settings, now, sources, duplicates, buffers, counts } = self;
+        let source = match sources.get(&*parameters.source_id) {
+            Some(known) => known,
+            None => sources
+                .entry(parameters.source_id.to_string())
+                .or_insert_with(|| SourceRoutes::of(&parameters.source_id, snapshot, settings)),
+        };
+        let Some(source) = source else {
+            counts.unknown_source(&parameters.source_id, events.len());
+            return Ok(());
+        };
+        for mut event in events {
+            counts.events += 1;
+            enrich(&mut event, &parameters, source, settings);
+            match parameters.bots.drops() {
+                Some(Drop::Bot) => {
+                    counts.filtered("bot_management");
+                    continue;
+                }
+                Some(Drop::Blocked) => {
+                    counts.filtered("event_blocking");
+                    continue;
+                }
+                None => {}
+            }
+            if let Some(duplicates) = duplicates
+                && duplicates.is_duplicate(&message_id(&event), &parameters.source_job_run_id)?
+            {
+                counts.duplicates += 1;
+                continue;
+            }
+            if source.has_archive && archive::takes(&source.source, &parameters.source_job_run_id) {
+                archive_copy(job, &event, &parameters, &mut buffers.copy, emit);
+                counts.archived += 1;
+            }
+            let (wishes, source_job_id) = read_context(&event);
+            let only = Some(&*parameters.destination_id).filter(|id| !id.is_empty());
+            let is_wanted = |route: &&Route| wishes.allow(&route.candidate, only);
+            if !source.routes.iter().any(|route| is_wanted(&route)) {
+                counts.filtered("destination_filter");
+                continue;
+            }
+            event.set("request_ip", request_ip);
+            timefields::set(&mut event, &received);
+
+            let facts = EventFacts::of(&event, source_job_id);
+            buffers.of_event.clear();
+            parameters::of_event(&mut buffers.of_event, &facts, &parameters, received.text(), job.id);
+            let passing = Passing {
+                job,
+                parameters: &parameters,
+                source,
+                event: &event,
+                facts: &facts,
+                received_at: received.text(),
+            };
+            let is_drained = !parameters.source_job_run_id.is_empty()
+                && settings.processor.drained_job_runs.iter().any(|run| *run == parameters.source_job_run_id);
+            for route in source.routes.iter().filter(is_wanted) {
+                match isolated(|| passing.outputs(route, is_drained)) {
+                    Ok(Some(outputs)) => passing.deliver(route, &outputs, buffers, counts, emit),
+                    Ok(None) => counts.filtered("event_filter"),
+                    Err(failed) => passing.dead_letter(route, &failed, now, buffers, counts, emit),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What went wrong for one destination.
+#[derive(Debug)]
+struct Failed {
+    stage: &'static str,
+    status: u16,
+    error: Cow<'static, str>,
+}
+
+impl Passing<'_, '_> {
+    /// What the event becomes for one destination; `None` when it is filtered.
+    fn outputs(&self, route: &Route, is_drained: bool) -> Result<Option<Vec<Output>>, Failed> {
+        match route.filter.judge(self.event, is_drained) {
+            Verdict::Pass => {}
+            Verdict::Filtered(_) => return Ok(None),
+            Verdict::Failed(status, error) => {
+                return Err(Failed { stage: "event_filter", status, error: Cow::Borrowed(error) });
+            }
+        }
+        if route.transform_at == TransformAt::None {
+            return Ok(Some(vec![Output { payload: self.event.to_json().into_bytes() }]));
+        }
+        let destination = &route.candidate.destination;
+        let envelope = || {
+            metadata::object(self.job, self.parameters, &self.source.source, destination, self.facts, self.received_at)
+        };
+        route.plan.transform(self.event, &envelope).map(Some).map_err(|refusal| Failed {
+            stage: "dest_transformer",
+            status: refusal.status(),
+            error: Cow::Owned(refusal.message),
+        })
+    }
+
+    fn deliver(
+        &self,
+        route: &Route,
+        outputs: &[Output],
+        buffers: &mut Buffers,
+        counts: &mut Counts,
+        emit: &mut Emit<'_>,
+    ) {
+        buffers.parameters.clear();
+        buffers.parameters.extend_from_slice(&route.parameters);
+        buffers.parameters.extend_from_slice(&buffers.of_event);
+        for output in outputs {
+            self.emit_job(route, route.queue, &buffers.parameters, &[output.payload.as_slice()], emit);
+        }
+        counts.sent(route.queue, outputs.len());
+    }
+
+    /// Keeps the event as it was before the transformation, for the operator.
+    fn dead_letter(
+        &self,
+        route: &Route,
+        failed: &Failed,
+        now: &str,
+        buffers: &mut Buffers,
+        counts: &mut Counts,
+        emit: &mut Emit<'_>,
+    ) {
+        let destination = &route.candidate.destination;
+        let failure = Failure {
+            stage: failed.stage,
+            status: failed.status,
+            error: &failed.error,
+            transform_at: route.transform_at.name(),
+            at: now,
+        };
+        buffers.parameters.clear();
+        parameters::of_dead_letter(
+            &mut buffers.parameters,
+            &self.source.source,
+            destination,
+            self.facts,
+            self.parameters,
+            &failure,
+        );
+        buffers.copy.clear();
+        self.event.write(&mut buffers.copy);
+        let payload: [&[u8]; 3] = [b"[", &buffers.copy, b"]"];
+        self.emit_job(route, Queue::ProcError, &buffers.parameters, &payload, emit);
+        counts.failed(&destination.definition.name, failed.stage, failed.status, &failed.error);
+    }
+
+    fn emit_job(&self, route: &Route, queue: Queue, parameters: &[u8], payload: &[&[u8]], emit: &mut Emit<'_>) {
+        let destination = &route.candidate.destination;
+        let uuid = Uuid::new_v4();
+        let nobody;
+        let user_id = if self.job.user_id.is_empty() {
+            nobody = format!("random-{uuid}");
+            &nobody
+        } else {
+            &self.job.user_id
+        };
+        emit(
+            queue,
+            &NewJob {
+                uuid,
+                workspace_id: &self.job.partition.workspace_id,
+                custom_val: &destination.definition.name,
+                source_id: &self.source.source.id,
+                destination_id: &destination.id,
+                user_id,
+                parameters,
+                payload,
+                event_count: 1,
+            },
+        );
+    }
+}
+
+/// Runs what comes of one event for one destination; a panic there is a failure of this event alone
+/// (security.md 8.9).
+fn isolated<T>(work: impl FnOnce() -> Result<T, Failed>) -> Result<T, Failed> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| {
+        Err(Failed { stage: "dest_transformer", status: 500, error: Cow::Borrowed("internal error") })
+    })
+}
+
+/// What is added to and taken from an event before anything else.
+fn enrich(event: &mut Message<'_>, parameters: &JobParameters<'_>, source: &SourceRoutes, settings: &Settings) {
+    if settings.processor.bot_enrichment {
+        parameters.bots.enrich(event);
+    }
+    if source.is_reverse_etl {
+        strip_activation(event);
+    }
+}
+
+/// `context.activation.fingerprint` and `.origin` of reverse-ETL events are for the node that made them.
+fn strip_activation(event: &mut Message<'_>) {
+    let Some(mut context) = event.object("context") else { return };
+    let Some(mut activation) = context.object("activation") else { return };
+    activation.remove("fingerprint");
+    activation.remove("origin");
+    if activation.is_empty() {
+        context.remove("activation");
+    } else {
+        let activation = activation.to_json();
+        context.set("activation", activation);
+    }
+    let context = context.to_json();
+    event.set("context", context);
+}
+
+fn archive_copy(
+    job: &Job,
+    event: &Message<'_>,
+    parameters: &JobParameters<'_>,
+    buffer: &mut Vec<u8>,
+    emit: &mut Emit<'_>,
+) {
+    buffer.clear();
+    event.write(buffer);
+    emit(
+        Queue::Arc,
+        &NewJob {
+            uuid: job.uuid,
+            workspace_id: &job.partition.workspace_id,
+            custom_val: GATEWAY,
+            source_id: &parameters.source_id,
+            destination_id: "",
+            user_id: &job.user_id,
+            parameters: &job.parameters,
+            payload: &[buffer],
+            event_count: 1,
+        },
+    );
+}
+
+/// What the choice of destinations needs, and `context.sources.job_id`. The context is only scanned when it
+/// may hold one of the two.
+fn read_context(event: &Message<'_>) -> (Wishes, String) {
+    let worth_a_scan = event
+        .get("context")
+        .is_some_and(|json| may_hold_key(json, "\"consentManagement\"") || may_hold_key(json, "\"sources\""));
+    let context = if worth_a_scan { event.object("context") } else { None };
+    let sources = context.as_ref().and_then(|context| context.object("sources"));
+    let job_id = sources.as_ref().and_then(|sources| sources.text("job_id")).map(Cow::into_owned).unwrap_or_default();
+    (Wishes::of(event, context.as_ref()), job_id)
+}
+
+#[cfg(test)]
+mod tests;

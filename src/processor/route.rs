@@ -1,0 +1,69 @@
+//! Routes: a source's destinations with everything that does not depend on the event, made once per read.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::archive;
+use super::choose::{Candidate, candidates};
+use super::filter::EventFilter;
+use super::parameters;
+use super::transform_at::TransformAt;
+use crate::backend_config::{Snapshot, Source};
+use crate::destination::{Plan, is_batch};
+use crate::jobsdb::Queue;
+use crate::settings::Settings;
+
+/// A source and the ways that its events may take.
+pub(super) struct SourceRoutes {
+    pub(super) source: Arc<Source>,
+    pub(super) routes: Vec<Route>,
+    /// Whether there is an archive for this workspace.
+    pub(super) has_archive: bool,
+    /// Reverse-ETL sources carry members that are not for destinations.
+    pub(super) is_reverse_etl: bool,
+}
+
+/// The way to one destination.
+pub(super) struct Route {
+    pub(super) candidate: Candidate,
+    pub(super) transform_at: TransformAt,
+    pub(super) filter: EventFilter,
+    pub(super) plan: Plan,
+    /// Where the jobs go.
+    pub(super) queue: Queue,
+    /// The beginning of every job's parameters.
+    pub(super) parameters: Vec<u8>,
+}
+
+impl SourceRoutes {
+    /// The routes of a source; `None` when the workspace does not know it.
+    pub(super) fn of(source_id: &str, snapshot: &Snapshot, settings: &Settings) -> Option<SourceRoutes> {
+        let source = Arc::clone(snapshot.source_by_id.get(source_id)?);
+        let workspace_settings: Option<&Map<String, Value>> =
+            snapshot.workspaces.get(&source.workspace_id).map(|workspace| &workspace.settings);
+        let routes =
+            candidates(&source).into_iter().map(|candidate| Route::new(&source, candidate, settings)).collect();
+        Some(SourceRoutes {
+            routes,
+            has_archive: archive::exists(&settings.archival, workspace_settings),
+            is_reverse_etl: source.definition.category == "warehouse",
+            source,
+        })
+    }
+}
+
+impl Route {
+    fn new(source: &Source, candidate: Candidate, settings: &Settings) -> Route {
+        let destination = &candidate.destination;
+        let transform_at = TransformAt::of(&settings.processor, destination);
+        Route {
+            transform_at,
+            filter: EventFilter::new(source, destination, transform_at),
+            plan: Plan::new(destination),
+            queue: if is_batch(&destination.definition.name) { Queue::BatchRt } else { Queue::Rt },
+            parameters: parameters::of_connection(source, destination, transform_at.name()),
+            candidate,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The processor over a real store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::*;
+use crate::backend_config::{BackendConfig, Destination, DestinationDefinition, Snapshot, Source, Workspace};
+use crate::jobsdb::{Durability, Job, Limits, NewJob, Select, Tx};
+use crate::settings::Settings;
+use crate::storage::Storage;
+
+const START_MS: i64 = 1_741_608_000_000;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Kit {
+    jobs: JobsDb,
+    deps: Deps,
+    // Kept for as long as the store is open.
+    folder: tempfile::TempDir,
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings::defaults();
+    settings.storage.profile = crate::settings::Profile::Small;
+    settings.storage.allow_unsafe_fs = true;
+    settings.storage.ballast = 0;
+    settings.storage.soft_free = Some(1);
+    settings.archival.enabled = false;
+    settings
+}
+
+fn snapshot() -> Snapshot {
+    let webhook = Arc::new(Destination {
+        id: "d1".to_owned(),
+        enabled: true,
+        is_processor_enabled: true,
+        config: json!({ "webhookUrl": "https://a.example" }).as_object().cloned().unwrap(),
+        definition: DestinationDefinition { name: "WEBHOOK".to_owned(), ..DestinationDefinition::default() },
+        ..Destination::default()
+    });
+    let source = |id: &str| {
+        Arc::new(Source {
+            id: id.to_owned(),
+            enabled: true,
+            workspace_id: "ws1".to_owned(),
+            destinations: vec![Arc::clone(&webhook)],
+            ..Source::default()
+        })
+    };
+    let workspace =
+        Workspace { id: "ws1".to_owned(), sources: vec![source("src1"), source("src2")], ..Workspace::default() };
+    Snapshot::new(vec![workspace], 0)
+}
+
+impl Kit {
+    fn new(settings: Settings) -> Kit {
+        Kit::at(tempfile::tempdir().unwrap(), settings)
+    }
+
+    fn at(folder: tempfile::TempDir, settings: Settings) -> Kit {
+        let clock = Clock::manual(START_MS);
+        let storage = Storage::open(folder.path(), &settings.storage, &clock).unwrap();
+        let jobs = JobsDb::open(storage, &settings, clock.clone()).unwrap();
+        let config = BackendConfig::fixed(snapshot()).subscribe();
+        let deps = Deps { jobs: jobs.clone(), config, settings: Live::new(settings), clock };
+        Kit { jobs, deps, folder }
+    }
+
+    fn reopen(self) -> Kit {
+        let settings = Settings::clone(&self.deps.settings.load());
+        let Kit { jobs, deps, folder } = self;
+        jobs.close();
+        drop((jobs, deps));
+        Kit::at(folder, settings)
+    }
+
+    /// Stores events as the gateway does, one job each: source, user, message id.
+    async fn store(&self, events: &[(&str, &str, &str)]) {
+        let mut tx = Tx::new(Durability::Durable);
+        for (source, user, message_id) in events {
+            let event = json!({ "type": "track", "userId": user, "messageId": message_id });
+            let payload = json!({ "batch": [event], "requestIP": "", "writeKey": "wk", "receivedAt": "2025-03-10T12:00:00.000Z" });
+            self.append(&mut tx, source, user, &json!({ "source_id": source }).to_string(), &payload.to_string());
+        }
+        self.jobs.commit(tx).await.unwrap();
+    }
+
+    fn append(&self, tx: &mut Tx, source: &str, user: &str, parameters: &str, payload: &str) {
+        let job = self.jobs.encode(
+            Queue::Gw,
+            &NewJob {
+                uuid: Uuid::new_v4(),
+                workspace_id: "ws1",
+                custom_val: "GW",
+                source_id: source,
+                destination_id: "",
+                user_id: user,
+                parameters: parameters.as_bytes(),
+                payload: &[payload.as_bytes()],
+                event_count: 1,
+            },
+        );
+        tx.append(Queue::Gw, job);
+    }
+
+    /// Processes until `expected` jobs have reached the router's queue and the gateway queue holds `left`.
+    async fn process(&self, expected: usize, left: u64) -> Vec<Job> {
+        let waker = self.jobs.waker(Queue::Rt, &Select::default());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(self.deps.clone(), stop.clone()));
+        let mut jobs = Vec::new();
+        let arrived = async {
+            loop {
+                let limits = Limits { jobs: 10_000, events: 0, bytes: 0 };
+                jobs.extend(self.jobs.fetch_async(Queue::Rt, &Select::default(), limits).await.unwrap().jobs);
+                if jobs.len() >= expected && self.pending(Queue::Gw) == left {
+                    return;
+                }
+                // A hand-over wakes the router's queue; the gateway queue is looked at with it.
+                drop(tokio::time::timeout(Duration::from_millis(50), waker.notified()).await);
+            }
+        };
+        tokio::time::timeout(PATIENCE, arrived).await.expect("the events arrive in time");
+        stop.cancel();
+        tokio::time::timeout(PATIENCE, running).await.expect("it stops in time").unwrap().unwrap();
+        jobs
+    }
+
+    fn pending(&self, queue: Queue) -> u64 {
+        self.jobs.stats().iter().find(|stats| stats.queue == queue).map_or(0, |stats| stats.pending)
+    }
+}
+
+fn message_ids(jobs: &[Job]) -> Vec<String> {
+    let id = |job: &Job| {
+        let parameters: Value = serde_json::from_slice(&job.parameters).unwrap();
+        parameters["message_id"].as_str().unwrap().to_owned()
+    };
+    jobs.iter().map(id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_leave_the_gateway_queue_in_order_and_reach_the_router() {
+    let mut settings = settings();
+    settings.processor.max_loop_process_events = 7;
+    let kit = Kit::new(settings);
+    let ids: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
+    let events: Vec<(&str, &str, &str)> = ids.iter().map(|id| ("src1", "user", id.as_str())).collect();
+    kit.store(&events).await;
+    let jobs = kit.process(100, 0).await;
+    assert_eq!(message_ids(&jobs), ids);
+    let payload: Value = serde_json::from_slice(&jobs[0].payload).unwrap();
+    assert_eq!(payload["endpoint"], "https://a.example");
+    assert_eq!((&*jobs[0].partition.custom_val, &*jobs[0].partition.destination_id), ("WEBHOOK", "d1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_cannot_go_on_holds_up_no_other() {
+    let kit = Kit::new(settings());
+    let mut tx = Tx::new(Durability::Durable);
+    kit.append(&mut tx, "src1", "user", "no parameters", "{}");
+    kit.jobs.commit(tx).await.unwrap();
+    kit.store(&[("src2", "user", "m1"), ("src2", "user", "m2")]).await;
+    assert_eq!(message_ids(&kit.process(2, 1).await), ["m1", "m2"]);
+    // The job that stopped its source is still there, not leased by anyone.
+    let limits = Limits { jobs: 10, events: 0, bytes: 0 };
+    assert_eq!(kit.jobs.fetch(Queue::Gw, &Select::source("src1"), limits).unwrap().jobs.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreadable_events_are_finished_and_produce_nothing() {
+    let kit = Kit::new(settings());
+    let mut tx = Tx::new(Durability::Durable);
+    kit.append(&mut tx, "src1", "user", r#"{"source_id":"src1"}"#, "no payload");
+    kit.append(
+        &mut tx,
+        "gone",
+        "user",
+        r#"{"source_id":"gone"}"#,
+        r#"{"batch":[{}],"receivedAt":"2025-03-10T12:00:00.000Z"}"#,
+    );
+    kit.jobs.commit(tx).await.unwrap();
+    assert!(kit.process(0, 0).await.is_empty());
+    assert_eq!(kit.pending(Queue::ProcError), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_id_is_delivered_once_within_its_window_whatever_its_source() {
+    let mut settings = settings();
+    settings.processor.dedup.enabled = true;
+    let kit = Kit::new(settings);
+    kit.store(&[("src1", "user", "a"), ("src1", "user", "a"), ("src1", "user", "b")]).await;
+    assert_eq!(message_ids(&kit.process(2, 0).await), ["a", "b"]);
+
+    // The ids outlive the process.
+    let kit = kit.reopen();
+    kit.store(&[("src2", "user", "a"), ("src2", "user", "c")]).await;
+    let jobs = kit.process(3, 0).await;
+    assert_eq!(message_ids(&jobs), ["a", "b", "c"]);
+    let of_second_source = jobs.iter().filter(|job| job.partition.source_id == "src2");
+    assert_eq!(of_second_source.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_deduplication_every_event_is_new() {
+    let kit = Kit::new(settings());
+    kit.store(&[("src1", "user", "a"), ("src1", "user", "a")]).await;
+    assert_eq!(message_ids(&kit.process(2, 0).await), ["a", "a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_read_is_split_and_loses_nothing() {
+    let mut settings = settings();
+    settings.storage.max_tx_bytes = 20_000;
+    let kit = Kit::new(settings);
+    let ids: Vec<String> = (0..60).map(|number| format!("m{number}")).collect();
+    for id in &ids {
+        kit.store(&[("src1", "user", id)]).await;
+    }
+    assert_eq!(message_ids(&kit.process(60, 0).await), ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_waits_for_a_configuration_and_stops_when_told() {
+    let kit = Kit::new(settings());
+    let (sender, receiver) = tokio::sync::watch::channel(None);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run(Deps { config: receiver, ..kit.deps.clone() }, stop.clone()));
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap().unwrap();
+    drop(sender);
+    let (_, receiver) = tokio::sync::watch::channel(None);
+    let ended = run(Deps { config: receiver, ..kit.deps.clone() }, CancellationToken::new()).await;
+    assert!(matches!(ended, Err(ProcessorError::NoConfiguration)));
+}

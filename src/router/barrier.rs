@@ -1,0 +1,448 @@
+//! The order barrier: while a job of a key is `failed`, no later job of the key is attempted (router.md 4).
+//!
+//! In: what pick-up wants to start ([`Barrier::enter`]), what a worker is about to do ([`Barrier::must_wait`]) and
+//! how jobs ended. Out: accepted or refused. Failures take effect at once; every other end is queued and takes
+//! effect at the next [`Barrier::sync`], which pick-up calls before it looks at jobs. A plain state machine: no
+//! clock of its own, no lock, no I/O.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+/// The bounds of the barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Params {
+    /// Jobs of one key in flight before its ordering is turned off; 0 = no bound.
+    pub key_threshold: usize,
+    /// How long ordering stays off.
+    pub disabled: Duration,
+    /// How long it is watched afterwards.
+    pub half_enabled: Duration,
+    /// Jobs of a key in flight after a failed job was given up, until one gets through; 0 = no bound.
+    pub drain_limit: usize,
+}
+
+/// The answer of [`Barrier::enter`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Whether the job may start.
+    pub accepted: bool,
+    /// The failed job that the key waits for.
+    pub failed_job: Option<u64>,
+}
+
+/// How a job ended, other than by failing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Succeeded or filtered.
+    Handled,
+    /// Given up.
+    Aborted,
+    /// Not attempted, behind a failed job.
+    Waiting,
+}
+
+/// Where a job met a later one that had failed before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Illegal {
+    /// At pick-up.
+    Enter,
+    /// Before the attempt.
+    Wait,
+    /// When it failed.
+    JobFailed,
+}
+
+impl Illegal {
+    /// The value of the metric label.
+    pub fn location(self) -> &'static str {
+        match self {
+            Illegal::Enter => "enter",
+            Illegal::Wait => "wait",
+            Illegal::JobFailed => "job_failed",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ordering {
+    Enabled,
+    Disabled,
+    HalfEnabled,
+}
+
+#[derive(Debug)]
+struct KeyState {
+    ordering: Ordering,
+    since_ms: i64,
+    failed_job: Option<u64>,
+    concurrency: Option<HashSet<u64>>,
+    drain: Option<HashSet<u64>>,
+}
+
+impl KeyState {
+    fn new(ordering: Ordering, since_ms: i64, counts: bool) -> KeyState {
+        KeyState { ordering, since_ms, failed_job: None, concurrency: counts.then(HashSet::new), drain: None }
+    }
+
+    fn leave(&mut self, job: u64) {
+        if let Some(concurrency) = &mut self.concurrency {
+            concurrency.remove(&job);
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.remove(&job);
+        }
+    }
+
+    fn is_inactive(&self) -> bool {
+        self.ordering == Ordering::Enabled
+            && self.failed_job.is_none()
+            && self.concurrency.as_ref().is_none_or(HashSet::is_empty)
+            && self.drain.is_none()
+    }
+
+    /// One step along disabled, half-enabled, enabled when its time is over.
+    fn age(&mut self, params: &Params, now_ms: i64) {
+        let spent = Duration::from_millis(u64::try_from(now_ms.saturating_sub(self.since_ms)).unwrap_or(0));
+        let next = match self.ordering {
+            Ordering::Disabled if spent > params.disabled => Ordering::HalfEnabled,
+            Ordering::HalfEnabled if spent > params.half_enabled => Ordering::Enabled,
+            _ => return,
+        };
+        self.ordering = next;
+        self.since_ms = now_ms;
+    }
+}
+
+/// The barrier of one partition.
+#[derive(Debug)]
+pub struct Barrier {
+    params: Params,
+    keys: HashMap<String, KeyState>,
+    queued: Vec<(String, u64, Ended)>,
+    illegal: Vec<Illegal>,
+    newly_disabled: u64,
+}
+
+impl Barrier {
+    /// A barrier without any key.
+    pub fn new(params: Params) -> Barrier {
+        Barrier { params, keys: HashMap::new(), queued: Vec::new(), illegal: Vec::new(), newly_disabled: 0 }
+    }
+
+    /// Changes the bounds.
+    pub fn set_params(&mut self, params: Params) {
+        self.params = params;
+    }
+
+    /// Turns the ordering of a known key off, because the operator listed its workspace or destination.
+    pub fn disable(&mut self, key: &str, now_ms: i64) {
+        if let Some(state) = self.keys.get_mut(key) {
+            state.ordering = Ordering::Disabled;
+            state.since_ms = now_ms;
+        }
+    }
+
+    /// Asks whether the job may start (4.2).
+    pub fn enter(&mut self, key: &str, job: u64, now_ms: i64) -> Entry {
+        let params = self.params;
+        if !self.keys.contains_key(key) {
+            if params.key_threshold == 0 {
+                return Entry { accepted: true, failed_job: None };
+            }
+            self.keys.insert(key.to_owned(), KeyState::new(Ordering::Enabled, now_ms, true));
+        }
+        let Some(state) = self.keys.get_mut(key) else {
+            return Entry { accepted: true, failed_job: None };
+        };
+        state.age(&params, now_ms);
+        if state.ordering == Ordering::Disabled {
+            return Entry { accepted: true, failed_job: None };
+        }
+        let too_many = params.key_threshold > 0
+            && state
+                .concurrency
+                .as_ref()
+                .is_some_and(|jobs| !jobs.contains(&job) && jobs.len() >= params.key_threshold);
+        if too_many {
+            *state = KeyState::new(Ordering::Disabled, now_ms, true);
+            self.newly_disabled += 1;
+            return Entry { accepted: true, failed_job: None };
+        }
+        if params.drain_limit > 0
+            && state.drain.as_ref().is_some_and(|jobs| !jobs.contains(&job) && jobs.len() >= params.drain_limit)
+        {
+            return Entry { accepted: false, failed_job: None };
+        }
+        let failed_job = state.failed_job;
+        if let Some(failed) = failed_job {
+            if failed > job && state.ordering == Ordering::Enabled {
+                self.illegal.push(Illegal::Enter);
+            }
+            if failed != job {
+                return Entry { accepted: false, failed_job };
+            }
+        }
+        if let Some(concurrency) = &mut state.concurrency {
+            concurrency.insert(job);
+        }
+        if let Some(drain) = &mut state.drain {
+            drain.insert(job);
+        }
+        Entry { accepted: true, failed_job }
+    }
+
+    /// Undoes [`Barrier::enter`]. May be called twice.
+    pub fn leave(&mut self, key: &str, job: u64) {
+        if let Some(state) = self.keys.get_mut(key) {
+            state.leave(job);
+            self.remove_if_inactive(key);
+        }
+    }
+
+    /// Whether the job, about to be attempted, must wait instead, and for which job (4.3).
+    pub fn must_wait(&mut self, key: &str, job: u64) -> (bool, Option<u64>) {
+        let Some(state) = self.keys.get(key) else {
+            return (false, None);
+        };
+        let Some(failed) = state.failed_job.filter(|_| state.ordering != Ordering::Disabled) else {
+            return (false, None);
+        };
+        if failed > job && state.ordering == Ordering::Enabled {
+            self.illegal.push(Illegal::Wait);
+        }
+        (failed != job, Some(failed))
+    }
+
+    /// Says that the job failed and will be retried. Takes effect at once, before the status is stored.
+    pub fn failed(&mut self, key: &str, job: u64, now_ms: i64) {
+        let state = self.keys.entry(key.to_owned()).or_insert_with(|| KeyState::new(Ordering::Enabled, now_ms, false));
+        if state.ordering == Ordering::Disabled {
+            return;
+        }
+        state.leave(job);
+        match state.failed_job {
+            None => state.failed_job = Some(job),
+            Some(failed) if failed > job && state.ordering == Ordering::Enabled => {
+                self.illegal.push(Illegal::JobFailed);
+            }
+            Some(_) => {}
+        }
+        state.drain = None;
+    }
+
+    /// Says how the job ended, after that is stored. Takes effect at the next [`Barrier::sync`].
+    pub fn ended(&mut self, key: &str, job: u64, ended: Ended) {
+        if self.keys.contains_key(key) {
+            self.queued.push((key.to_owned(), job, ended));
+        }
+    }
+
+    /// Applies what was queued; how much that was.
+    pub fn sync(&mut self) -> usize {
+        let queued = std::mem::take(&mut self.queued);
+        let applied = queued.len();
+        for (key, job, ended) in queued {
+            self.apply(&key, job, ended);
+        }
+        applied
+    }
+
+    fn apply(&mut self, key: &str, job: u64, ended: Ended) {
+        let drain_limit = self.params.drain_limit;
+        let Some(state) = self.keys.get_mut(key) else {
+            return;
+        };
+        if ended == Ended::Waiting {
+            state.leave(job);
+            self.remove_if_inactive(key);
+            return;
+        }
+        if state.ordering == Ordering::Disabled {
+            return;
+        }
+        state.leave(job);
+        if state.failed_job.is_some_and(|failed| failed != job) {
+            return;
+        }
+        let had_failed = state.failed_job.take().is_some();
+        state.drain = None;
+        if ended == Ended::Aborted && had_failed && drain_limit > 0 {
+            state.drain = Some(HashSet::new());
+        }
+        self.remove_if_inactive(key);
+    }
+
+    /// Whether ordering is off for the key now.
+    pub fn is_disabled(&mut self, key: &str, now_ms: i64) -> bool {
+        let params = self.params;
+        self.keys.get_mut(key).is_some_and(|state| {
+            state.age(&params, now_ms);
+            state.ordering == Ordering::Disabled
+        })
+    }
+
+    /// Whether one more job of the key would turn its ordering off.
+    pub fn is_full(&self, key: &str) -> bool {
+        let threshold = self.params.key_threshold;
+        threshold > 0
+            && self
+                .keys
+                .get(key)
+                .and_then(|state| state.concurrency.as_ref())
+                .is_some_and(|jobs| jobs.len() >= threshold)
+    }
+
+    /// Keys that are remembered.
+    pub fn size(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether something waits for the next [`Barrier::sync`].
+    pub fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// Illegal sequences met since the last call (4.6).
+    pub fn take_illegal(&mut self) -> Vec<Illegal> {
+        std::mem::take(&mut self.illegal)
+    }
+
+    /// Keys whose ordering was turned off since the last call.
+    pub fn take_newly_disabled(&mut self) -> u64 {
+        std::mem::take(&mut self.newly_disabled)
+    }
+
+    fn remove_if_inactive(&mut self, key: &str) {
+        if self.keys.get(key).is_some_and(KeyState::is_inactive) {
+            self.keys.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMS: Params = Params {
+        key_threshold: 3,
+        disabled: Duration::from_secs(1_200),
+        half_enabled: Duration::from_secs(600),
+        drain_limit: 1,
+    };
+
+    fn accepted(barrier: &mut Barrier, job: u64) -> bool {
+        barrier.enter("k", job, 0).accepted
+    }
+
+    #[test]
+    fn a_failed_job_holds_back_later_ones_until_its_success_is_synced() {
+        let mut barrier = Barrier::new(PARAMS);
+        assert!(accepted(&mut barrier, 1) && accepted(&mut barrier, 2));
+        barrier.failed("k", 1, 0);
+        assert_eq!(barrier.must_wait("k", 2), (true, Some(1)));
+        barrier.ended("k", 2, Ended::Waiting);
+        assert_eq!(barrier.sync(), 1);
+        assert!(!accepted(&mut barrier, 2));
+        assert!(accepted(&mut barrier, 1));
+        barrier.ended("k", 1, Ended::Handled);
+        assert!(!accepted(&mut barrier, 2));
+        barrier.sync();
+        assert!(accepted(&mut barrier, 2));
+    }
+
+    #[test]
+    fn after_a_failed_job_is_given_up_one_goes_at_a_time_until_one_gets_through() {
+        let mut barrier = Barrier::new(PARAMS);
+        barrier.failed("k", 1, 0);
+        assert!(accepted(&mut barrier, 1));
+        barrier.ended("k", 1, Ended::Aborted);
+        barrier.sync();
+        assert!(accepted(&mut barrier, 2) && !accepted(&mut barrier, 3));
+        barrier.ended("k", 2, Ended::Handled);
+        barrier.sync();
+        assert!(accepted(&mut barrier, 3) && accepted(&mut barrier, 4));
+    }
+
+    #[test]
+    fn a_key_with_too_many_jobs_loses_its_order_for_a_while() {
+        let mut barrier = Barrier::new(PARAMS);
+        for job in 1..=3 {
+            assert!(accepted(&mut barrier, job));
+        }
+        assert!(barrier.is_full("k") && !barrier.is_disabled("k", 0));
+        assert!(accepted(&mut barrier, 4) && barrier.is_disabled("k", 0));
+        assert_eq!(barrier.take_newly_disabled(), 1);
+        assert!(barrier.is_disabled("k", 1_200_000));
+        assert!(!barrier.is_disabled("k", 1_200_001));
+        barrier.failed("k", 9, 1_200_002);
+        assert_eq!(barrier.enter("k", 8, 1_200_003), Entry { accepted: false, failed_job: Some(9) });
+        assert!(barrier.take_illegal().is_empty());
+    }
+
+    #[test]
+    fn an_illegal_sequence_is_counted_and_survived() {
+        let mut barrier = Barrier::new(PARAMS);
+        barrier.failed("k", 5, 0);
+        assert!(!accepted(&mut barrier, 4));
+        assert_eq!(barrier.must_wait("k", 4), (true, Some(5)));
+        barrier.failed("k", 4, 0);
+        assert_eq!(barrier.take_illegal(), [Illegal::Enter, Illegal::Wait, Illegal::JobFailed]);
+    }
+
+    #[test]
+    fn idle_keys_are_forgotten() {
+        let mut barrier = Barrier::new(PARAMS);
+        assert!(accepted(&mut barrier, 1));
+        barrier.leave("k", 1);
+        barrier.leave("k", 1);
+        assert_eq!(barrier.size(), 0);
+        let mut unbounded = Barrier::new(Params { key_threshold: 0, ..PARAMS });
+        assert!(accepted(&mut unbounded, 1));
+        assert_eq!(unbounded.size(), 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn while_a_job_is_failed_only_that_job_is_let_in(steps in proptest::collection::vec((0_u8..4, 1_u64..20), 1..200)) {
+            let mut barrier = Barrier::new(Params { key_threshold: 200, ..PARAMS });
+            let mut failed: Option<u64> = None;
+            let mut next = 0;
+            let mut inside: std::collections::BTreeSet<u64> = std::collections::BTreeSet::new();
+            for (step, pick) in steps {
+                match step {
+                    0 => {
+                        let job = failed.filter(|_| pick % 2 == 0).unwrap_or(next);
+                        let entry = barrier.enter("k", job, 0);
+                        if entry.accepted {
+                            proptest::prop_assert!(failed.is_none_or(|failed| failed == job));
+                            inside.insert(job);
+                            next = next.max(job + 1);
+                        }
+                    }
+                    1 => {
+                        if let Some(job) = inside.pop_first() {
+                            barrier.failed("k", job, 0);
+                            failed = failed.or(Some(job));
+                        }
+                    }
+                    2 => {
+                        if let Some(job) = inside.pop_first() {
+                            if barrier.must_wait("k", job).0 {
+                                barrier.ended("k", job, Ended::Waiting);
+                            } else {
+                                barrier.ended("k", job, Ended::Handled);
+                                if failed == Some(job) {
+                                    failed = None;
+                                }
+                            }
+                            barrier.sync();
+                        }
+                    }
+                    _ => {
+                        barrier.sync();
+                    }
+                }
+            }
+        }
+    }
+}

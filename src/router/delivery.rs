@@ -1,0 +1,361 @@
+//! One request to a destination and its answer (router.md 6.4 to 6.6, security.md 4).
+//!
+//! In: a [`WireRequest`] and the rules of its destination. Out: an [`Answer`], whatever happens; a delivery has no
+//! error of its own. Redirects are followed here, hop by hop, so that every hop is judged like the first.
+//! Connections are pooled per rule: one opened under a lenient rule is never used under a strict one.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, LOCATION,
+    PROXY_AUTHORIZATION, RETRY_AFTER,
+};
+use reqwest::{Client, Method, Request, Response, StatusCode, Url, redirect};
+use url::Host;
+
+use super::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
+use super::response::stored_text;
+use super::status_table::is_success;
+use super::wire::WireRequest;
+
+/// Code of a request that got no answer.
+const NO_ANSWER: i32 = 504;
+/// Requests of one redirect chain.
+const LONGEST_CHAIN: usize = 10;
+/// Decoded bytes that are read of a body.
+const BODY_BYTES: usize = 1 << 20;
+/// Longest time to open a connection, capped by the request's own time.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Idle connections are closed after this time.
+const IDLE: Duration = Duration::from_secs(90);
+/// Time between keep-alive probes of a connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// How a destination is delivered to.
+#[derive(Clone, Debug)]
+pub struct DeliveryRules {
+    /// Longest time of one request, redirects and body included.
+    pub timeout: Duration,
+    /// Idle connections kept per host.
+    pub idle_per_host: usize,
+    /// Never HTTP/2.
+    pub force_http1: bool,
+    /// Ranges that a guarded delivery may not reach.
+    pub private_ranges: Vec<Range>,
+    /// Whether the clouds' metadata addresses may be reached.
+    pub allows_metadata: bool,
+    /// Whether a guarded delivery may go through the proxy of the environment.
+    pub guarded_uses_proxy: bool,
+    /// Listeners of this node that no delivery may reach.
+    pub own_listeners: Vec<SocketAddr>,
+    /// The body of a successful answer is kept.
+    pub keeps_successful_body: bool,
+}
+
+/// What came back.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The code that judges the job.
+    pub code: i32,
+    /// What is stored of the body.
+    pub text: String,
+    /// Content type of the answer, possibly empty.
+    pub content_type: String,
+    /// No connection came about.
+    pub unreachable: bool,
+    /// The destination answered, whatever it said.
+    pub answered: bool,
+    /// The wait that the destination asked for.
+    pub retry_after: Option<Duration>,
+}
+
+impl Answer {
+    /// An answer that this node gives itself.
+    pub fn own(code: i32, text: impl Into<String>) -> Answer {
+        Answer { code, text: text.into(), ..Answer::default() }
+    }
+}
+
+/// Settings of a client that cannot change after it is built; clients are shared by what they have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ClientKind {
+    addresses: AddressRules,
+    connect_timeout: Duration,
+    idle_per_host: usize,
+    force_http1: bool,
+    uses_proxy: bool,
+}
+
+/// Sends requests. One for the whole router; cheap to share.
+#[derive(Debug, Default)]
+pub struct Courier {
+    clients: Mutex<HashMap<ClientKind, Client>>,
+}
+
+impl Courier {
+    /// Sends the request, follows redirects, reads the answer. `guarded` deliveries reach public addresses only;
+    /// `private_headers` never leave the origin that they were meant for.
+    pub async fn send(
+        &self,
+        request: WireRequest,
+        rules: &DeliveryRules,
+        guarded: bool,
+        private_headers: &[HeaderName],
+    ) -> Answer {
+        let deadline = Instant::now() + rules.timeout;
+        let WireRequest { mut method, url: first_url, mut headers, mut body, .. } = request;
+        let first_method = method.clone();
+        let mut url = first_url.clone();
+        for _ in 0..LONGEST_CHAIN {
+            let kind = client_kind(&url, rules, guarded);
+            if let Err(refusal) = judge(&url, &kind, guarded).await {
+                return refusal;
+            }
+            let client = match self.client(&kind) {
+                Ok(client) => client,
+                Err(error) => return no_answer(&first_method, &first_url, &error),
+            };
+            let mut hop = Request::new(method.clone(), url.clone());
+            *hop.headers_mut() = headers.clone();
+            *hop.body_mut() = body.clone().map(reqwest::Body::from);
+            *hop.timeout_mut() = Some(deadline.saturating_duration_since(Instant::now()));
+            let response = match client.execute(hop).await {
+                Ok(response) => response,
+                Err(error) => return no_answer(&first_method, &first_url, &error),
+            };
+            let Some(next) = redirect_target(&response, &url) else {
+                return read_answer(response, &first_url, rules).await;
+            };
+            let keeps_method = matches!(response.status().as_u16(), 307 | 308);
+            if !keeps_method && method != Method::GET && method != Method::HEAD {
+                method = Method::GET;
+                body = None;
+                for name in [CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LENGTH] {
+                    headers.remove(name);
+                }
+            }
+            if leaves_home(&first_url, &next) {
+                drop_private(&mut headers, private_headers);
+            }
+            url = next;
+        }
+        Answer::own(NO_ANSWER, no_answer_text(&first_method, &first_url, "stopped after 10 redirects"))
+    }
+
+    fn client(&self, kind: &ClientKind) -> Result<Client, reqwest::Error> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(kind) {
+            return Ok(client.clone());
+        }
+        let mut builder = Client::builder()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(kind.connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(kind.idle_per_host)
+            .tcp_keepalive(KEEP_ALIVE)
+            .tcp_nodelay(true)
+            .dns_resolver(JudgingResolver(Arc::new(kind.addresses.clone())));
+        if kind.force_http1 {
+            builder = builder.http1_only();
+        }
+        if !kind.uses_proxy {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build()?;
+        clients.insert(kind.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+fn client_kind(url: &Url, rules: &DeliveryRules, guarded: bool) -> ClientKind {
+    let port = url.port_or_known_default().unwrap_or_default();
+    let own = rules.own_listeners.iter().filter(|listener| listener.port() == port).map(SocketAddr::ip);
+    ClientKind {
+        addresses: AddressRules {
+            refused: if guarded { rules.private_ranges.clone() } else { Vec::new() },
+            allows_metadata: rules.allows_metadata && !guarded,
+            own: own.collect(),
+        },
+        // Shorter than the whole request, so that a connection that never stands is told from a slow answer.
+        connect_timeout: CONNECT.min(rules.timeout.mul_f32(0.95)),
+        idle_per_host: rules.idle_per_host,
+        force_http1: rules.force_http1,
+        uses_proxy: !guarded || rules.guarded_uses_proxy,
+    }
+}
+
+/// Judges a literal host; the client never asks its resolver about those. Where a proxy would resolve a name
+/// unseen, the name is resolved and judged here first.
+async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer> {
+    let refused = || Answer::own(REFUSED_CODE, REFUSED_TEXT);
+    let name = match url.host() {
+        Some(Host::Ipv4(address)) => {
+            return if kind.addresses.allows(IpAddr::V4(address)) { Ok(()) } else { Err(refused()) };
+        }
+        Some(Host::Ipv6(address)) => {
+            return if kind.addresses.allows(IpAddr::V6(address)) { Ok(()) } else { Err(refused()) };
+        }
+        Some(Host::Domain(name)) => name,
+        None => return Err(Answer::own(400, "400 the URL names no host")),
+    };
+    // `127.0.0.1.` is a name to the URL and an address to the connector.
+    if let Ok(address) = name.trim_end_matches('.').parse::<IpAddr>() {
+        return if kind.addresses.allows(address) { Ok(()) } else { Err(refused()) };
+    }
+    if guarded && kind.uses_proxy {
+        let resolving = tokio::time::timeout(kind.connect_timeout, resolve(name.to_owned())).await;
+        if let Ok(Ok(addresses)) = resolving
+            && !kind.addresses.allow_all(&addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>())
+        {
+            return Err(refused());
+        }
+    }
+    Ok(())
+}
+
+async fn resolve(name: String) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
+}
+
+/// Resolves once and hands out only addresses that were judged.
+struct JudgingResolver(Arc<AddressRules>);
+
+impl Resolve for JudgingResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let rules = Arc::clone(&self.0);
+        Box::pin(async move {
+            let addresses = resolve(name.as_str().to_owned()).await?;
+            let judged: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+            if !rules.allow_all(&judged) {
+                return Err(Box::new(AddressRefused) as Box<dyn StdError + Send + Sync>);
+            }
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Where a redirect leads; `None` when the answer is final.
+fn redirect_target(response: &Response, url: &Url) -> Option<Url> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let mut next =
+        url.join(location).ok().filter(|next| matches!(next.scheme(), "http" | "https") && next.has_host())?;
+    next.set_fragment(None);
+    Some(next)
+}
+
+/// Whether the URL is neither on the first one's host nor on a subdomain of it, or falls back to plain HTTP.
+fn leaves_home(first: &Url, next: &Url) -> bool {
+    let (Some(home), Some(host)) = (first.host_str(), next.host_str()) else {
+        return true;
+    };
+    let is_home = host == home && first.port_or_known_default() == next.port_or_known_default();
+    let is_below = host.strip_suffix(home).is_some_and(|rest| rest.ends_with('.'));
+    let falls_to_plain = first.scheme() == "https" && next.scheme() == "http";
+    !(is_home || is_below) || falls_to_plain
+}
+
+fn drop_private(headers: &mut HeaderMap, private: &[HeaderName]) {
+    for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].iter().chain(private) {
+        headers.remove(name);
+    }
+}
+
+async fn read_answer(mut response: Response, url: &Url, rules: &DeliveryRules) -> Answer {
+    let status = response.status();
+    let code = i32::from(status.as_u16());
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let content_type = header(CONTENT_TYPE).unwrap_or_default().to_owned();
+    let asks_to_wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let seconds = header(RETRY_AFTER).filter(|_| asks_to_wait).and_then(|text| text.trim().parse::<u64>().ok());
+    let mut answer = Answer {
+        code,
+        content_type,
+        answered: true,
+        retry_after: seconds.map(Duration::from_secs),
+        ..Answer::default()
+    };
+    let keeps = !is_success(code) || rules.keeps_successful_body;
+    let mut body: Vec<u8> = Vec::new();
+    let mut read = 0;
+    while read < BODY_BYTES {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                read += chunk.len();
+                if keeps {
+                    body.extend_from_slice(&chunk);
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let cause = causes(&error.without_url());
+                answer.text = format!("Failed to read response body for request for URL : \"{url}\". Error: {cause}");
+                return answer;
+            }
+        }
+    }
+    if keeps {
+        answer.text = stored_text(&answer.content_type, &body);
+    }
+    answer
+}
+
+fn no_answer(method: &Method, url: &Url, error: &reqwest::Error) -> Answer {
+    if chain(error).any(<dyn StdError>::is::<AddressRefused>) {
+        return Answer::own(REFUSED_CODE, REFUSED_TEXT);
+    }
+    Answer {
+        unreachable: reached_nobody(error),
+        ..Answer::own(NO_ANSWER, no_answer_text(method, url, &causes_without_url(error)))
+    }
+}
+
+fn no_answer_text(method: &Method, url: &Url, cause: &str) -> String {
+    format!("504 Unable to make \"{method}\" request for URL : \"{url}\". Error: {cause}")
+}
+
+/// No connection came about: the name did not resolve, nobody listened, no route, or the connect or TLS handshake
+/// took too long. A refused certificate or a reset is an answer of sorts.
+fn reached_nobody(error: &reqwest::Error) -> bool {
+    let is_answer = |kind: io::ErrorKind| {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof};
+        matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | UnexpectedEof)
+    };
+    let answered =
+        chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| is_answer(cause.kind()));
+    error.is_connect() && !answered
+}
+
+/// An error and its causes; looks into I/O errors, which hide what they wrap.
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|wrapped| wrapped as &(dyn StdError + 'static)).or_else(|| StdError::source(*error))
+    })
+}
+
+/// The causes of an error, without the client's own wording, which repeats the URL.
+fn causes_without_url(error: &reqwest::Error) -> String {
+    let mut texts: Vec<String> = chain(error).skip(1).map(ToString::to_string).collect();
+    texts.dedup();
+    if texts.is_empty() { "request failed".to_owned() } else { texts.join(": ") }
+}
+
+fn causes(error: &reqwest::Error) -> String {
+    let mut texts: Vec<String> = chain(error).map(ToString::to_string).collect();
+    texts.dedup();
+    texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The status writer of one destination (router.md 3.5): gathers what workers finished into atomic transactions.
+//!
+//! An idle writer writes at once; while a transaction is under way, results gather for the next one. The statuses
+//! and the dead letters of aborted jobs are one transaction. The barrier hears of every end but a failure only
+//! after that. A store that fails ends the router: the node restarts and delivers again what was not stored.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::RouterError;
+use super::barrier::Ended;
+use super::drain::Reason;
+use super::error_response::ErrorAt;
+use super::events;
+use super::outcome::dead_letter;
+use super::shared::Shared;
+use super::status_table::{DELIVERED_WITH_WARNING, Verdict};
+use super::worker::{Finished, Held};
+use crate::jobsdb::{Durability, JobsDbError, Outcome, Tx};
+
+/// Time between two attempts to store results that the store had no room for.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Writes until `done` is cancelled, which happens when nothing is held any more.
+///
+/// # Errors
+/// The store failed, or said nothing in time.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut results: mpsc::Receiver<Finished>,
+    done: CancellationToken,
+) -> Result<(), RouterError> {
+    loop {
+        let most = shared.plan.load().settings.update_status_batch_size;
+        let mut batch = Vec::new();
+        tokio::select! {
+            biased;
+            received = results.recv_many(&mut batch, most) => {
+                if received == 0 {
+                    return Ok(());
+                }
+            }
+            () = done.cancelled() => return Ok(()),
+        }
+        batch.sort_by_key(|finished| finished.held.job.id);
+        write(&shared, batch).await?;
+    }
+}
+
+/// Stores a batch and tells everybody who waits for that.
+async fn write(shared: &Arc<Shared>, batch: Vec<Finished>) -> Result<(), RouterError> {
+    let mut parts = vec![batch];
+    while let Some(part) = parts.pop() {
+        match commit(shared, &part).await {
+            Ok(()) => stored(shared, part),
+            Err(JobsDbError::TooLarge { .. }) if part.len() > 1 => {
+                let mut first = part;
+                let second = first.split_off(first.len() / 2);
+                parts.push(second);
+                parts.push(first);
+            }
+            Err(error) => return Err(RouterError::Store { destination: shared.id.clone(), source: error }),
+        }
+    }
+    Ok(())
+}
+
+async fn commit(shared: &Arc<Shared>, batch: &[Finished]) -> Result<(), JobsDbError> {
+    loop {
+        let mut tx = Tx::new(Durability::Lazy);
+        for finished in batch {
+            tx.finish(finished.held.job.lease, outcome(shared, finished));
+        }
+        match shared.jobs.commit(tx).await {
+            Ok(receipt) => {
+                if receipt.stale > 0 {
+                    events::stale_outcomes(&shared.plan.load().labels, receipt.stale);
+                }
+                return Ok(());
+            }
+            Err(JobsDbError::Unavailable(why)) if !shared.is_stopping() => {
+                events::store_unavailable(&shared.plan.load().labels, &why);
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn outcome(shared: &Shared, finished: &Finished) -> Outcome {
+    let status = finished.status.clone().unwrap_or_default();
+    match finished.judged.verdict {
+        Verdict::Succeeded => Outcome::Succeeded,
+        Verdict::Filtered => Outcome::Filtered,
+        Verdict::Failed => Outcome::Failed { status, blocks_user: finished.held.ordered },
+        Verdict::Aborted => {
+            let asked_for = finished.held.aborts.is_some_and(Reason::asked_by_operator);
+            let dead_letter =
+                (!asked_for).then(|| dead_letter(&shared.jobs, &finished.held.job, &status, &finished.error_text));
+            Outcome::Aborted { status, dead_letter }
+        }
+    }
+}
+
+/// After a batch is stored: barrier, figures, limits, and whoever waits for room.
+fn stored(shared: &Shared, batch: Vec<Finished>) {
+    {
+        let mut barrier = shared.barrier.lock();
+        for finished in batch.iter().filter(|finished| finished.held.ordered) {
+            let ended = match finished.judged.verdict {
+                Verdict::Failed => continue,
+                Verdict::Succeeded | Verdict::Filtered => Ended::Handled,
+                Verdict::Aborted => Ended::Aborted,
+            };
+            barrier.ended(&finished.held.order_key, finished.held.job.id, ended);
+        }
+    }
+    report(shared, &batch);
+    let held: Vec<Held> = batch.into_iter().map(|finished| finished.held).collect();
+    shared.let_go(&held);
+    shared.made_progress(false);
+}
+
+fn report(shared: &Shared, batch: &[Finished]) {
+    let plan = shared.plan.load();
+    let labels = &plan.labels;
+    let mut ends: HashMap<events::Ended, u64> = HashMap::new();
+    let mut drains: HashMap<Reason, u64> = HashMap::new();
+    let mut delays: Option<(Duration, Duration)> = None;
+    let mut refused = 0;
+    for finished in batch {
+        let ended = events::Ended {
+            verdict: finished.judged.verdict,
+            code: finished.judged.code.clone(),
+            source_id: finished.held.job.partition.source_id.clone(),
+            error_at: match finished.error_at {
+                None => "",
+                Some(ErrorAt::Transformation) => "transformation",
+                Some(ErrorAt::Delivery) => "delivery",
+            },
+        };
+        *ends.entry(ended).or_default() += 1;
+        if let Some(reason) = finished.held.aborts {
+            *drains.entry(reason).or_default() += 1;
+        }
+        if finished.judged.downgraded && finished.code == DELIVERED_WITH_WARNING {
+            events::warning_downgraded();
+        }
+        refused += u64::from(finished.code == 429);
+        if finished.judged.verdict == Verdict::Succeeded
+            && let Some(received_ms) = finished.held.facts.received_ms
+        {
+            let took = u64::try_from(finished.at_ms.saturating_sub(received_ms)).unwrap_or(0);
+            let took = Duration::from_millis(took);
+            let partition = &finished.held.job.partition;
+            events::event_delivered(labels, &partition.source_id, &finished.held.facts.source_category, took);
+            let (shortest, longest) = delays.unwrap_or((took, took));
+            delays = Some((shortest.min(took), longest.max(took)));
+        }
+    }
+    shared.seen.lock().observe(refused, u64::try_from(batch.len()).unwrap_or(u64::MAX));
+    for (ended, jobs) in &ends {
+        events::jobs_ended(labels, ended, *jobs);
+    }
+    for (reason, jobs) in drains {
+        events::drained(labels, reason, jobs);
+    }
+    if let Some((shortest, longest)) = delays {
+        events::pipeline_delay(labels, shortest, longest);
+    }
+    let count =
+        |verdict: Verdict| ends.iter().filter(|(ended, _)| ended.verdict == verdict).map(|(_, jobs)| jobs).sum::<u64>();
+    let last_error = batch.iter().rev().find(|finished| finished.status.is_some());
+    shared.board.update(&shared.id, |state| {
+        state.delivered += count(Verdict::Succeeded);
+        state.filtered += count(Verdict::Filtered);
+        state.failed += count(Verdict::Failed);
+        state.aborted += count(Verdict::Aborted);
+        if let Some(finished) = last_error {
+            state.note_error(&finished.judged.code, &finished.error_text, finished.at_ms);
+        }
+    });
+}

@@ -1,0 +1,360 @@
+//! The workers of one destination: each a queue of jobs that run one after another (router.md 3.4, 4.3).
+//!
+//! A worker is a task only while it has jobs; idle ones cost nothing. Jobs of one order key go to one worker, so
+//! they run in job id order. Every job ends in a [`Finished`] for the status writer, or goes back to its queue.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use parking_lot::Mutex;
+
+use super::barrier::Ended;
+use super::drain::{DRAIN_CODE, Reason};
+use super::error_response::ErrorAt;
+use super::events;
+use super::outcome::{Attempted, Before, JobFacts, Judged, judge, status_after_attempt, status_after_drain};
+use super::pickup::{Step, next_step};
+use super::plan::Plan;
+use super::shared::{ENDPOINTS, Shared};
+use super::status_table::{Verdict, is_success};
+use super::throttle::Gcra;
+use super::unreachable::Allowance;
+use super::wire::{self, Wire};
+use crate::jobsdb::{Job, Status};
+use crate::settings::{EventUrls, RouterTypeSettings};
+
+/// Measurements that a worker's pace is averaged over.
+const PACE_SAMPLES: usize = 20;
+
+/// A job that a worker holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) job: Job,
+    pub(super) facts: JobFacts,
+    pub(super) order_key: String,
+    pub(super) ordered: bool,
+    pub(super) aborts: Option<Reason>,
+    pub(super) is_probe: bool,
+}
+
+impl Held {
+    /// Payload bytes that the job keeps in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::try_from(self.job.payload.len() + self.job.parameters.len()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A job and how it ended, on its way to the store.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) held: Held,
+    pub(super) judged: Judged,
+    /// The status to store; succeeded and filtered jobs leave none.
+    pub(super) status: Option<Status>,
+    pub(super) error_text: String,
+    pub(super) error_at: Option<ErrorAt>,
+    pub(super) code: i32,
+    pub(super) at_ms: i64,
+}
+
+#[derive(Debug, Default)]
+struct WorkerQueue {
+    jobs: VecDeque<Held>,
+    is_running: bool,
+    pace: VecDeque<f64>,
+}
+
+/// One worker.
+#[derive(Debug, Default)]
+pub(super) struct Worker(Mutex<WorkerQueue>);
+
+impl Worker {
+    /// Jobs that wait for the worker.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.lock().jobs.len()
+    }
+
+    /// Jobs that may still be given to the worker.
+    pub(super) fn free_slots(&self, settings: &RouterTypeSettings, page: usize) -> usize {
+        let queue = self.0.lock();
+        let pace = queue.pace.iter().sum::<f64>() / queue.pace.len().max(1) as f64;
+        buffer_size(settings, pace, page).saturating_sub(queue.jobs.len())
+    }
+
+    /// Puts a job at the end of the queue. Whether a task must be started for it.
+    fn push(&self, held: Held) -> bool {
+        let mut queue = self.0.lock();
+        queue.jobs.push_back(held);
+        !std::mem::replace(&mut queue.is_running, true)
+    }
+
+    /// The next job; none ends the task.
+    fn pop(&self) -> Option<Held> {
+        let mut queue = self.0.lock();
+        let held = queue.jobs.pop_front();
+        if held.is_none() {
+            queue.is_running = false;
+        }
+        held
+    }
+
+    fn note_pace(&self, took: Duration) {
+        let mut queue = self.0.lock();
+        if queue.pace.len() == PACE_SAMPLES {
+            queue.pace.pop_front();
+        }
+        queue.pace.push_back(1.0 / took.as_secs_f64().max(1e-6));
+    }
+}
+
+/// How many jobs may wait for a worker that finishes `pace` jobs a second; slow ones hold few, because what they
+/// hold is repeated after a crash.
+pub fn buffer_size(settings: &RouterTypeSettings, pace: f64, page: usize) -> usize {
+    let size = if !settings.dynamic_buffer {
+        settings.jobs_to_batch_in_a_worker.max(settings.jobs_per_worker)
+    } else if pace < 1.0 {
+        1
+    } else {
+        let share = page as f64 / settings.workers.max(1) as f64;
+        let wanted = pace.max(share).max(settings.jobs_to_batch_in_a_worker as f64) * settings.dynamic_buffer_factor;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and bounded right after")]
+        let wanted = wanted.max(settings.dynamic_buffer_minimum.max(1) as f64).min(1e9).ceil() as usize;
+        wanted
+    };
+    size.clamp(1, settings.max_jobs_per_worker.max(1))
+}
+
+/// Gives a job to a worker and starts its task if it has none.
+pub(super) fn assign(shared: &Arc<Shared>, worker: usize, held: Held) {
+    let needs_task = shared.workers.get(worker).is_some_and(|worker| worker.push(held));
+    if needs_task {
+        tokio::spawn(work(Arc::clone(shared), worker));
+    }
+}
+
+async fn work(shared: Arc<Shared>, index: usize) {
+    let Some(worker) = shared.workers.get(index) else {
+        return;
+    };
+    while let Some(held) = worker.pop() {
+        let started = Instant::now();
+        if let Some(finished) = process(&shared, held).await {
+            worker.note_pace(started.elapsed());
+            // The writer lives as long as anything is held, so a closed channel means that the node is going down.
+            if let Err(lost) = shared.results.send(finished).await {
+                shared.give_back(&[lost.0.held]);
+            }
+        }
+        shared.made_progress(worker.waiting() == 0);
+    }
+}
+
+/// Handles one job; `None` when it went back to its queue.
+async fn process(shared: &Arc<Shared>, held: Held) -> Option<Finished> {
+    let plan = shared.plan.load_full();
+    if shared.is_stopping() || shared.must_hold_back(&held) {
+        give_up_turn(shared, held);
+        return None;
+    }
+    let step = {
+        let mut barrier = shared.barrier.lock();
+        next_step(&mut barrier, &held.order_key, held.job.id, held.ordered, held.aborts.is_some())
+    };
+    match step {
+        Step::Wait => {
+            give_up_turn(shared, held);
+            None
+        }
+        Step::GiveUp => Some(give_up(shared, held)),
+        Step::Attempt => {
+            let attempted = AssertUnwindSafe(attempt(shared, &plan, &held)).catch_unwind().await;
+            let attempted = attempted.unwrap_or_else(|_| {
+                events::worker_fault(&plan.labels, held.job.id);
+                shared.probe_dropped(&held);
+                refusal(500, "internal error", ErrorAt::Delivery)
+            });
+            Some(finish(shared, &plan, held, attempted))
+        }
+    }
+}
+
+/// Sends the job back to its queue, unchanged.
+fn give_up_turn(shared: &Shared, held: Held) {
+    shared.probe_dropped(&held);
+    if held.ordered {
+        shared.barrier.lock().ended(&held.order_key, held.job.id, Ended::Waiting);
+    }
+    shared.give_back(&[held]);
+}
+
+fn give_up(shared: &Shared, held: Held) -> Finished {
+    shared.probe_dropped(&held);
+    let at_ms = shared.clock.now_ms();
+    let reason = held.aborts.unwrap_or(Reason::RetryLimit);
+    let status = status_after_drain(&Before::of(&held.job), reason, at_ms);
+    Finished {
+        judged: Judged { verdict: Verdict::Aborted, code: DRAIN_CODE.to_string(), downgraded: false },
+        status: Some(status),
+        error_text: reason.text().to_owned(),
+        error_at: None,
+        code: DRAIN_CODE,
+        at_ms,
+        held,
+    }
+}
+
+fn finish(shared: &Shared, plan: &Plan, held: Held, attempted: Attempted) -> Finished {
+    let now = shared.clock.now();
+    let at_ms = now.as_millisecond();
+    let judged = judge(attempted.code, plan.keeps_warnings);
+    if judged.verdict == Verdict::Failed && held.ordered {
+        // Before it is stored, so that no later job of the key starts meanwhile.
+        shared.barrier.lock().failed(&held.order_key, held.job.id, at_ms);
+    }
+    let status = matches!(judged.verdict, Verdict::Failed | Verdict::Aborted).then(|| {
+        let before = Before::of(&held.job);
+        status_after_attempt(&attempted, &judged, &before, &held.facts.job_run_id, &plan.settings, now)
+    });
+    Finished {
+        held,
+        judged,
+        status,
+        error_text: attempted.text,
+        error_at: attempted.error_at,
+        code: attempted.code,
+        at_ms,
+    }
+}
+
+fn refusal(code: i32, text: impl Into<String>, at: ErrorAt) -> Attempted {
+    Attempted { code, text: text.into(), error_at: Some(at).filter(|_| !is_success(code)), ..Attempted::default() }
+}
+
+/// One attempt: from the stored payload to the destination's answer.
+async fn attempt(shared: &Shared, plan: &Plan, held: &Held) -> Attempted {
+    if !plan.over_http || held.facts.untransformed {
+        shared.probe_dropped(held);
+        let text = format!("transformer for {} not available", held.job.partition.custom_val);
+        return refusal(404, text, ErrorAt::Transformation);
+    }
+    let mut request = match wire::read(&held.job.payload, &plan.identity) {
+        Wire::Send(request) if !plan.settings.disable_egress => *request,
+        Wire::Send(_) => {
+            shared.probe_dropped(held);
+            return refusal(200, "200: outgoing disabled", ErrorAt::Delivery);
+        }
+        Wire::Nothing => {
+            shared.probe_dropped(held);
+            return refusal(200, "", ErrorAt::Delivery);
+        }
+        Wire::Refused { code, text, at } => {
+            shared.probe_dropped(held);
+            return refusal(code, text, at);
+        }
+    };
+    let mut guarded = plan.settings.block_private_ips;
+    if plan.settings.event_urls != EventUrls::Any && plan.origins.is_foreign(&request.url) {
+        if plan.settings.event_urls == EventUrls::Off || request.had_user_info {
+            shared.probe_dropped(held);
+            return refusal(403, "403: event URLs are not allowed", ErrorAt::Delivery);
+        }
+        plan.origins.strip(&mut request);
+        guarded = true;
+    }
+    wait_for_rate(shared, plan, &request.endpoint_path).await;
+    let private = plan.origins.private_headers(&request);
+    let started = Instant::now();
+    let answer = shared.courier.send(request, &plan.rules, guarded, &private).await;
+    events::request_took(&plan.labels, started.elapsed());
+    shared.note_reach(plan, held, answer.answered, answer.unreachable);
+    Attempted {
+        error_at: Some(ErrorAt::Delivery).filter(|_| !is_success(answer.code)),
+        code: answer.code,
+        text: answer.text,
+        content_type: answer.content_type,
+        unreachable: answer.unreachable,
+        retry_after: answer.retry_after,
+    }
+}
+
+/// Waits for the rate limit of the endpoint; the request is sent at the latest when the wait's own bound is over.
+async fn wait_for_rate(shared: &Shared, plan: &Plan, endpoint_path: &str) {
+    let rate = plan.endpoint_rate(endpoint_path);
+    if !rate.is_active() {
+        return;
+    }
+    let deadline = Instant::now() + plan.settings.delivery_throttler_timeout;
+    loop {
+        let wait = {
+            let mut limiters = shared.endpoint_limiters.lock();
+            if limiters.get(endpoint_path).is_none_or(|limiter: &Gcra| limiter.rate() != rate) {
+                if limiters.len() >= ENDPOINTS {
+                    return;
+                }
+                limiters.insert(endpoint_path.to_owned(), Gcra::new(rate));
+            }
+            let now_ns = shared.elapsed_ns();
+            limiters.get_mut(endpoint_path).and_then(|limiter| limiter.take(1, now_ns).err())
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        match wait {
+            Some(wait) if !left.is_zero() => tokio::time::sleep(wait.min(left)).await,
+            _ => return,
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the job may not be attempted now, because the destination cannot be reached.
+    fn must_hold_back(&self, held: &Held) -> bool {
+        let is_open = self.reach.lock().allowance(Instant::now()) == Allowance::Open;
+        !is_open && !held.is_probe && held.aborts.is_none()
+    }
+
+    /// A probe ended without an attempt.
+    fn probe_dropped(&self, held: &Held) {
+        if held.is_probe {
+            self.reach.lock().probe_dropped();
+        }
+    }
+
+    /// Takes note of what an attempt says about the way to the destination.
+    fn note_reach(&self, plan: &Plan, held: &Held, answered: bool, unreachable: bool) {
+        let longest = plan.settings.unreachable_probe_max;
+        let now = Instant::now();
+        let mut reach = self.reach.lock();
+        if answered {
+            if reach.answered() {
+                events::unreachable(&plan.labels, false);
+            }
+        } else if (unreachable || held.is_probe) && reach.reached_nobody(now, held.is_probe, longest) {
+            events::unreachable(&plan.labels, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    #[test]
+    fn slow_workers_hold_few_jobs() {
+        let settings = Settings::defaults().router.of_type("WEBHOOK");
+        for (pace, page, expected) in [
+            (0.0, 10_000, 1),
+            (0.9, 10_000, 1),
+            (1.0, 64, 500),
+            (400.0, 64, 800),
+            (1.0, 64_000, 2_000),
+            (1e7, 64, 10_000),
+        ] {
+            assert_eq!(buffer_size(&settings, pace, page), expected, "{pace} {page}");
+        }
+        let fixed = RouterTypeSettings { dynamic_buffer: false, ..settings };
+        assert_eq!(buffer_size(&fixed, 0.1, 64), 1_000);
+    }
+}

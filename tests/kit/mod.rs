@@ -1,0 +1,57 @@
+//! The kit that the end-to-end tests are built from: a real node, fake destinations, a small HTTP client, load,
+//! the real SDKs.
+//!
+//! In: what a test wants to exist. Out: handles that stop what they started when they are dropped. No fixed port,
+//! no folder outside a temporary one, and no waiting but for a condition with a deadline.
+
+mod files;
+mod http;
+mod load;
+mod node;
+mod sdk;
+mod sink;
+mod workspace;
+
+use std::time::{Duration, Instant};
+
+pub use files::messages_below;
+pub use http::Client;
+pub use load::{Load, LoadPlan, batch_body, track};
+pub use node::{Node, NodeBuilder, pintle};
+pub use sdk::{Sdk, missing_sdk};
+pub use sink::{Behaviour, Sink};
+pub use workspace::{WRITE_KEY, Workspace};
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until the condition holds.
+///
+/// Panics when it still does not hold after `limit`, naming `what`.
+pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    assert!(holds_within(limit, &mut condition), "waited {limit:?} in vain: {what}");
+}
+
+/// Whether the condition comes to hold within the limit.
+pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if begun.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Whether this process has the powers of root (loop mounts, chroot).
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Prints why a test is not run; it then counts as passed.
+pub fn skip(test: &str, reason: &str) {
+    println!("SKIPPED {test}: {reason}");
+}

@@ -1,0 +1,70 @@
+//! Runs the real SDKs, as `make test-tools` installed them, with the scripts of `tests/sdk`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One of the SDKs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sdk {
+    /// rudder-sdk-python.
+    Python,
+    /// @rudderstack/rudder-sdk-node.
+    Node,
+}
+
+/// Where `tests/setup` put the SDKs.
+fn tools() -> Option<PathBuf> {
+    std::env::var_os("PINTLE_TEST_TOOLS").map(PathBuf::from)
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk")
+}
+
+/// Why this SDK cannot be run here, if it cannot.
+pub fn missing_sdk(sdk: Sdk) -> Option<String> {
+    let Some(tools) = tools() else {
+        return Some("PINTLE_TEST_TOOLS is not set; run the tests with `make test`".to_owned());
+    };
+    let sign = match sdk {
+        Sdk::Python => tools.join("python/bin/python"),
+        Sdk::Node => tools.join("node/node_modules/@rudderstack/rudder-sdk-node"),
+    };
+    (!sign.exists()).then(|| format!("{} is not there; run `make test-tools`", sign.display()))
+}
+
+impl Sdk {
+    /// Sends `events` events of `users` users, numbered from 0 in `properties.n`, and flushes.
+    ///
+    /// Panics when the SDK reports that anything failed.
+    pub fn send(self, node: SocketAddr, write_key: &str, events: usize, users: usize, prefix: &str) {
+        let tools = tools().expect("missing_sdk was asked first");
+        let mut command = match self {
+            Sdk::Python => {
+                let mut command = Command::new(tools.join("python/bin/python"));
+                command.arg(scripts().join("python/send.py"));
+                command
+            }
+            Sdk::Node => {
+                let mut command = Command::new("node");
+                command.arg(scripts().join("node/send.js")).arg(tools.join("node"));
+                command
+            }
+        };
+        command
+            .arg(format!("http://{node}"))
+            .args([write_key, &events.to_string(), &users.to_string(), prefix])
+            .env_remove("http_proxy")
+            .env_remove("HTTP_PROXY")
+            .env("NO_PROXY", "127.0.0.1");
+        let output = command.output().unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        assert!(
+            output.status.success(),
+            "{self:?} SDK: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! Builds a workspace document: one source, connected to destinations.
+
+use serde_json::{Value, json};
+
+/// The write key of the source.
+pub const WRITE_KEY: &str = "kit-write-key-000000000000";
+
+/// The id of the source.
+pub const SOURCE_ID: &str = "kit-source";
+
+/// A workspace in the making.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    destinations: Vec<Value>,
+}
+
+impl Default for Workspace {
+    fn default() -> Workspace {
+        Workspace::new()
+    }
+}
+
+impl Workspace {
+    /// A workspace with a source and no destination.
+    pub fn new() -> Workspace {
+        Workspace { destinations: Vec::new() }
+    }
+
+    /// Adds a WEBHOOK destination that posts to the URL.
+    pub fn webhook(self, id: &str, url: &str) -> Workspace {
+        self.destination(id, "WEBHOOK", json!({"webhookUrl": url, "webhookMethod": "POST", "headers": []}))
+    }
+
+    /// Adds a LOCAL destination that writes files below the folder.
+    pub fn local(self, id: &str, folder: &std::path::Path) -> Workspace {
+        self.destination(id, "LOCAL", json!({"path": folder.display().to_string()}))
+    }
+
+    /// Adds a destination of any type.
+    pub fn destination(mut self, id: &str, kind: &str, config: Value) -> Workspace {
+        self.destinations.push(json!({
+            "id": id,
+            "name": id,
+            "enabled": true,
+            "workspaceId": "kit-workspace",
+            "revisionId": "1",
+            "isProcessorEnabled": true,
+            "transformations": [],
+            "config": config,
+            "destinationDefinition": {
+                "id": format!("definition-{kind}"),
+                "name": kind,
+                "displayName": kind,
+                "config": {
+                    "transformAtV1": "processor",
+                    "supportedMessageTypes": ["alias", "group", "identify", "page", "screen", "track"],
+                },
+            },
+        }));
+        self
+    }
+
+    /// The document.
+    pub fn document(&self) -> Value {
+        json!({
+            "workspaceId": "kit-workspace",
+            "enableMetrics": false,
+            "libraries": [],
+            "settings": {},
+            "sources": [{
+                "id": SOURCE_ID,
+                "name": "Kit app",
+                "writeKey": WRITE_KEY,
+                "enabled": true,
+                "workspaceId": "kit-workspace",
+                "config": {},
+                "sourceDefinition": {"id": "definition-js", "name": "Javascript", "category": null, "type": "web"},
+                "transient": false,
+                "destinations": self.destinations,
+            }],
+        })
+    }
+}

@@ -1,0 +1,30 @@
+//! The whole node, end to end: the built binary, real HTTP, real SDKs, crashes, a full disk.
+//!
+//! One module per behaviour, built from `tests/kit`. Nothing here links the library: what is tested is what a user
+//! starts.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::let_underscore_must_use,
+    reason = "a test"
+)]
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod backup;
+mod bad_input;
+mod configuration;
+mod crash;
+mod data_directory;
+mod disk_full;
+mod end_to_end;
+mod isolation;
+mod order;
+mod restart;
+mod sdk;
