@@ -190,6 +190,21 @@ impl Node {
         self.wait_for_end()
     }
 
+    /// A stop while a destination holds requests back: any end within the bound will do, and what a bad one says is
+    /// given back to be noted.
+    pub fn stop_beside_held_requests(mut self) -> Result<Option<String>> {
+        self.ask_to_stop()?;
+        let began = Instant::now();
+        match self.running.wait(Duration::from_secs(60))? {
+            Some(status) if status.success() => Ok(None),
+            Some(status) => {
+                let secs = began.elapsed().as_secs_f64();
+                Ok(Some(format!("the stop beside held requests ended with {status} after {secs:.1} s")))
+            }
+            None => bail!("pintle did not stop within a minute"),
+        }
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) -> Result<()> {
         self.running.kill()

@@ -50,11 +50,13 @@ pub fn backlogs(bench: &mut Bench) -> Result<()> {
     ];
     bench.enter_figures("Q1", "all sizes", Vec::new(), targets);
     if !bench.wants("Q6") && !bench.wants("Q2") {
-        node.stop()?;
+        node.stop_beside_held_requests()?;
         setup.forget();
         return Ok(());
     }
-    node.stop()?;
+    if let Some(note) = node.stop_beside_held_requests()? {
+        println!("Q6: {note}");
+    }
     let node = restart(bench, &setup, &sink, filled)?;
     if bench.wants("Q2") {
         drain_under_load(bench, &node, &sink, filled)?;
