@@ -55,7 +55,7 @@ audit: build-packages
 	PATH="$$PATH:$(PINTLE_TEST_TOOLS)/bin" $(CARGO) deny --all-features check
 
 bench: build-packages
-	$(OPTIMISED) $(CARGO) bench --locked --profile dev
+	$(OPTIMISED) $(CARGO) bench --locked --profile dev --bench load -- suite quick --profile-name dev-o3 --out "$(CARGO_TARGET_DIR)/bench.json"
 
 deb: build-packages
 	@tests/setup cargo-deb

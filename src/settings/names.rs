@@ -149,7 +149,7 @@ pub(super) fn nearest_name(written: &str) -> Option<String> {
         let candidate_lower = candidate.to_ascii_lowercase();
         let mut distance = strsim::damerau_levenshtein(&lower, &candidate_lower);
         // The right key in the wrong section, or with its section left out.
-        if candidate_lower.rsplit('.').next() == Some(last) {
+        if !entry.name.ends_with('>') && candidate_lower.rsplit('.').next() == Some(last) {
             distance = distance.min(2);
         }
         (distance, candidate)
