@@ -80,19 +80,16 @@ impl Shared {
                         Place::Delayed(_) => {
                             users.entry(entry.order_hash).or_default().failed.insert(position.id);
                         }
-                        Place::Blocked => users.entry(entry.order_hash).or_default().has_more = true,
+                        Place::Blocked => users.entry(entry.order_hash).or_default().more_from = Some(0),
                         Place::Ready | Place::Importing => {}
                     }
                 }
             }
         }
-        let mut users = state.users.lock();
-        users.retain(|hash, user| {
-            if user.failed.is_empty() {
-                self.load_waiting(state, *hash, user);
-            }
-            !user.failed.is_empty() || user.loaded > 0 || user.has_more
-        });
+        let users = state.users.lock();
+        let free = users.iter().filter(|(_, user)| user.wants_loading()).map(|(hash, _)| *hash);
+        state.to_load.lock().extend(free);
+        drop(users);
         Ok(counted)
     }
 
@@ -179,6 +176,13 @@ fn restore_datasets(storage: &Storage, state: &QueueState) -> Result<(), Storage
             }
         }
         datasets.all.insert(number, dataset);
+    }
+    // Only the newest of its kind takes jobs; any other one that looks open was sealed in a batch that is lost.
+    let (open, open_carry_over) = (datasets.open, datasets.open_carry_over);
+    for (number, dataset) in &mut datasets.all {
+        if dataset.sealed_ms == 0 && Some(*number) != open && Some(*number) != open_carry_over {
+            dataset.sealed_ms = dataset.created_ms.max(1);
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! Lock order: `delayed`, then `users`, then one partition (several only in ascending number).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -90,7 +90,7 @@ impl PartInner {
     /// Every ready job up to the newest was looked at: memory may be complete again.
     pub fn caught_up(&mut self) {
         self.cursor = self.newest + 1;
-        self.recent.clear();
+        self.recent = VecDeque::new();
         self.recent_from = self.cursor;
     }
 
@@ -132,17 +132,38 @@ impl PartInner {
 pub(super) struct User {
     /// Failed jobs that block later ones.
     pub failed: BTreeSet<u64>,
+    /// Jobs that a fetch met behind a failed one and that are on their way to the blocked index: neither
+    /// runnable nor loadable for a moment, so nothing of the user may pass them.
+    pub moving: BTreeSet<u64>,
     /// Jobs of the blocked index that are in memory (returned or leased).
     pub loaded: usize,
-    /// The blocked index may hold more jobs of this user than are in memory.
-    pub has_more: bool,
+    /// The blocked index may hold jobs from this id on that are not in memory.
+    pub more_from: Option<u64>,
 }
 
 impl User {
     /// Whether this job may not run now.
     pub fn blocks(&self, id: u64, place: Place) -> bool {
         let behind_a_failed_one = self.failed.first().is_some_and(|&failed| failed < id) && !self.failed.contains(&id);
-        behind_a_failed_one || (place == Place::Ready && self.has_more)
+        let behind_a_moving_one = self.moving.first().is_some_and(|&moving| moving < id);
+        let behind_an_unloaded_one = place == Place::Ready && self.more_from.is_some_and(|from| id >= from);
+        behind_a_failed_one || behind_a_moving_one || behind_an_unloaded_one
+    }
+
+    /// A job of the blocked index left memory without an outcome.
+    pub fn unload(&mut self, id: u64) {
+        self.loaded = self.loaded.saturating_sub(1);
+        self.more_from = Some(self.more_from.map_or(id, |from| from.min(id)));
+    }
+
+    /// Whether jobs of a free user wait on disk and none of them is in memory.
+    pub fn wants_loading(&self) -> bool {
+        self.failed.is_empty() && self.moving.is_empty() && self.loaded == 0 && self.more_from.is_some()
+    }
+
+    /// Whether nothing is left to remember.
+    pub fn is_done(&self) -> bool {
+        self.failed.is_empty() && self.moving.is_empty() && self.loaded == 0 && self.more_from.is_none()
     }
 }
 
@@ -174,6 +195,10 @@ pub(super) struct QueueState {
     wakers: Mutex<Vec<(Select, Weak<Notify>)>>,
     pub appeared: Arc<Notify>,
     pub users: Mutex<HashMap<u64, User>>,
+    /// Free users whose waiting jobs are to be taken into memory.
+    pub to_load: Mutex<BTreeSet<u64>>,
+    /// Delayed jobs that are in memory because their time has come.
+    pub promoted: AtomicUsize,
     pub delayed: Mutex<Delayed>,
     pub datasets: Mutex<Datasets>,
     pub last_job_id: AtomicU64,
@@ -189,6 +214,8 @@ impl QueueState {
             wakers: Mutex::default(),
             appeared: Arc::new(Notify::new()),
             users: Mutex::default(),
+            to_load: Mutex::default(),
+            promoted: AtomicUsize::new(0),
             delayed: Mutex::default(),
             datasets: Mutex::default(),
             last_job_id: AtomicU64::new(0),
@@ -253,16 +280,20 @@ impl QueueState {
     }
 
     pub fn remove_pending(&self, jobs: u64, bytes: u64) {
-        self.pending.fetch_sub(jobs, Ordering::Relaxed);
-        self.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // Only the writer changes these, so reading and writing need not be one step.
+        self.pending.store(self.pending.load(Ordering::Relaxed).saturating_sub(jobs), Ordering::Relaxed);
+        self.pending_bytes.store(self.pending_bytes.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
     }
 }
 
 impl PartState {
-    /// Wakes everybody who waits for jobs of this partition.
-    pub fn wake(&self) {
+    /// Wakes everybody who waits for jobs of this partition. False when nobody does.
+    pub fn wake(&self) -> bool {
+        let mut somebody = false;
         for waker in self.wakers.lock().iter().filter_map(Weak::upgrade) {
             waker.notify_one();
+            somebody = true;
         }
+        somebody
     }
 }
