@@ -28,6 +28,8 @@ struct Choice {
     part: Arc<PartState>,
     id: u64,
     held: Held,
+    /// Its value, if memory still has it.
+    value: Option<Bytes>,
 }
 
 /// What choosing found.
@@ -146,9 +148,9 @@ impl Shared {
                 break;
             }
             (events, bytes) = (more_events, more_bytes);
-            head.take(state, id);
+            let value = head.take(state, id);
             head.inner.leased.insert(id, held);
-            found.jobs.push(Choice { part: Arc::clone(head.part), id, held });
+            found.jobs.push(Choice { part: Arc::clone(head.part), id, held, value });
             if found.jobs.len() >= limits.jobs
                 || (limits.events > 0 && events >= limits.events)
                 || (limits.bytes > 0 && bytes >= limits.bytes)
@@ -162,33 +164,17 @@ impl Shared {
 
     /// Reads the values of leased jobs. A damaged value is put aside and its job aborted; a job that cannot
     /// be read now is given back for a later fetch.
-    fn load(self: &Arc<Self>, state: &QueueState, choices: Vec<Choice>, page: &mut Page) -> Result<(), JobsDbError> {
+    fn load(
+        self: &Arc<Self>,
+        state: &QueueState,
+        mut choices: Vec<Choice>,
+        page: &mut Page,
+    ) -> Result<(), JobsDbError> {
         let queue = state.queue;
-        let mut order: Vec<usize> = (0..choices.len()).collect();
-        let job_keys: Vec<keys::Key> =
-            choices.iter().map(|choice| keys::job(queue, choice.held.entry.dataset, choice.id)).collect();
-        order.sort_by(|&a, &b| job_keys.get(a).map(AsRef::as_ref).cmp(&job_keys.get(b).map(AsRef::as_ref)));
-        let sorted: Vec<keys::Key> = order.iter().filter_map(|&index| job_keys.get(index).copied()).collect();
-        let mut values: Vec<Result<Option<Vec<u8>>, StorageError>> = Vec::new();
-        values.resize_with(choices.len(), || Ok(None));
-        match self.storage.get_sorted(Family::Jobs, &sorted) {
-            Ok(loaded) => {
-                for (index, value) in order.into_iter().zip(loaded) {
-                    if let Some(slot) = values.get_mut(index) {
-                        *slot = Ok(value);
-                    }
-                }
-            }
-            // One unreadable block fails them all together: read one by one, so that only its jobs suffer.
-            Err(_) => {
-                for (slot, key) in values.iter_mut().zip(&job_keys) {
-                    *slot = self.storage.get(Family::Jobs, key.as_ref());
-                }
-            }
-        }
+        let mut values = self.values(queue, &mut choices);
         page.jobs.reserve(choices.len());
         let mut unreadable = None;
-        for (mut choice, value) in choices.into_iter().zip(values) {
+        for (mut choice, value) in choices.into_iter().zip(values.drain(..)) {
             let lease = Lease { queue, partition: choice.part.partition.id, job_id: choice.id };
             let value = match value {
                 Ok(None) => self.read_again(queue, &mut choice),
@@ -225,14 +211,51 @@ impl Shared {
         }
     }
 
+    /// The values of chosen jobs, in their order: those that memory still has, the others in one sorted read.
+    fn values(&self, queue: Queue, choices: &mut [Choice]) -> Vec<Result<Option<Bytes>, StorageError>> {
+        let mut values: Vec<Result<Option<Bytes>, StorageError>> = Vec::with_capacity(choices.len());
+        let mut missing: Vec<(usize, keys::Key)> = Vec::new();
+        for (index, choice) in choices.iter_mut().enumerate() {
+            let value = choice.value.take();
+            if value.is_none() {
+                missing.push((index, keys::job(queue, choice.held.entry.dataset, choice.id)));
+            }
+            values.push(Ok(value));
+        }
+        if missing.is_empty() {
+            return values;
+        }
+        missing.sort_by(|a, b| a.1.as_ref().cmp(b.1.as_ref()));
+        let sorted: Vec<keys::Key> = missing.iter().map(|(_, key)| *key).collect();
+        match self.storage.get_sorted(Family::Jobs, &sorted) {
+            Ok(loaded) => {
+                for ((index, _), value) in missing.into_iter().zip(loaded) {
+                    if let Some(slot) = values.get_mut(index) {
+                        *slot = Ok(value.map(Bytes::from));
+                    }
+                }
+            }
+            // One unreadable block fails them all together: read one by one, so that only its jobs suffer.
+            Err(_) => {
+                for (index, key) in missing {
+                    if let Some(slot) = values.get_mut(index) {
+                        *slot = self.storage.get(Family::Jobs, key.as_ref()).map(|value| value.map(Bytes::from));
+                    }
+                }
+            }
+        }
+        values
+    }
+
     /// The job was copied out between choosing and loading: its index entry names the new place.
-    fn read_again(&self, queue: Queue, choice: &mut Choice) -> Result<Option<Vec<u8>>, StorageError> {
+    fn read_again(&self, queue: Queue, choice: &mut Choice) -> Result<Option<Bytes>, StorageError> {
         let partition = choice.part.partition.id;
         let key = keys::index(queue, partition, choice.id, choice.held.entry.order_hash, choice.held.place);
         let Some(bytes) = self.storage.get(Family::Index, key.as_ref())? else { return Ok(None) };
         let entry: IndexEntry = codec::decode("index entry", &bytes)?;
         choice.held.entry.dataset = entry.dataset;
-        self.storage.get(Family::Jobs, keys::job(queue, entry.dataset, choice.id).as_ref())
+        let value = self.storage.get(Family::Jobs, keys::job(queue, entry.dataset, choice.id).as_ref())?;
+        Ok(value.map(Bytes::from))
     }
 
     fn job(
@@ -240,9 +263,8 @@ impl Shared {
         queue: Queue,
         choice: &mut Choice,
         lease: Lease,
-        value: Vec<u8>,
+        value: Bytes,
     ) -> Result<Job, (Vec<u8>, StorageError)> {
-        let value = Bytes::from(value);
         let last = match self.last_status(queue, choice) {
             Ok(last) => last,
             Err(problem) => return Err((value.to_vec(), problem)),
@@ -352,15 +374,18 @@ impl<'a> Head<'a> {
     }
 
     /// Steps over the job that was peeked.
-    fn take(&mut self, state: &QueueState, id: u64) {
+    fn take(&mut self, state: &QueueState, id: u64) -> Option<Bytes> {
         if self.next_ready.is_some_and(|(ready, _)| ready == id) {
             self.next_ready = None;
             self.inner.cursor = id + 1;
-        } else if let Some(held) = self.inner.returned.remove(&id)
+            return self.inner.take_recent(id);
+        }
+        if let Some(held) = self.inner.returned.remove(&id)
             && matches!(held.place, Place::Delayed(_))
         {
             state.promoted.fetch_sub(1, Ordering::Relaxed);
         }
+        None
     }
 
     fn read_ready(
@@ -378,13 +403,13 @@ impl<'a> Head<'a> {
                 return Ok(None);
             }
             if inner.cursor >= inner.recent_from {
-                while inner.recent.front().is_some_and(|(id, _)| *id < inner.cursor) {
-                    inner.recent.pop_front();
+                if let Some(passed) = inner.cursor.checked_sub(1) {
+                    inner.take_recent(passed);
                 }
                 // The entry stays in front until the cursor has passed it.
                 *touched += 1;
                 return match inner.recent.front() {
-                    Some(front) => Ok(Some(*front)),
+                    Some(front) => Ok(Some((front.id, front.entry))),
                     None => {
                         inner.caught_up();
                         Ok(None)

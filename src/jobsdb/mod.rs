@@ -41,11 +41,11 @@ pub use api::{
 pub use open::inspect;
 
 use crate::clock::Clock;
-use crate::settings::{JobsDbSettings, QueueSettings, Settings, StorageSettings};
+use crate::settings::{JobsDbSettings, Profile, QueueSettings, Settings, StorageSettings};
 use crate::storage::{Family, Flusher, Storage, StorageError, codec};
 use datasets::{DatasetRules, DroppedRange};
 use partitions::Partitions;
-use state::QueueState;
+use state::{QueueState, RecentRoom};
 use writer::{Permits, Request, Writer};
 
 /// Transactions that may wait for the writer.
@@ -115,6 +115,12 @@ impl JobsDb {
         // Commits are bounded by permits; an unbounded channel also forgets what nobody will read any more.
         let (requests, incoming) = unbounded();
         let (due, due_signal) = bounded(1);
+        let recent_room = Arc::new(RecentRoom::new(match settings.storage.profile {
+            Profile::Small => 4 << 20,
+            Profile::Default => 16 << 20,
+            Profile::Large => 64 << 20,
+        }));
+        let no_room = Arc::new(RecentRoom::new(0));
         let room_permits = u32::try_from(settings.storage.max_pending_bytes / PERMIT_BYTES).unwrap_or(u32::MAX).max(64);
         let shared = Arc::new(Shared {
             storage,
@@ -122,7 +128,11 @@ impl JobsDb {
             limits: settings.storage.clone(),
             settings: settings.jobsdb.clone(),
             partitions: Partitions::default(),
-            queues: Queue::ALL.map(QueueState::new),
+            // Jobs of the other queues rest for a while on purpose.
+            queues: Queue::ALL.map(|queue| match queue {
+                Queue::Gw | Queue::Rt => QueueState::new(queue, Arc::clone(&recent_room)),
+                Queue::BatchRt | Queue::Arc | Queue::ProcError => QueueState::new(queue, Arc::clone(&no_room)),
+            }),
             dropped: Mutex::default(),
             requests,
             due,

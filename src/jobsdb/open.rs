@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tracing::{info, warn};
@@ -9,7 +10,7 @@ use tracing::{info, warn};
 use super::api::{DatasetInfo, Queue, QueueStats};
 use super::keys::{self, CARRY_OVER, Place};
 use super::record::{self, DatasetRecord, IndexEntry, QueueRecord};
-use super::state::{Datasets, QueueState};
+use super::state::{Datasets, QueueState, RecentRoom};
 use super::{JobsDbError, Shared};
 use crate::settings::Settings;
 use crate::storage::{Family, Storage, StorageError, codec};
@@ -211,7 +212,7 @@ pub fn inspect(directory: &Path) -> Result<Vec<QueueStats>, JobsDbError> {
     let storage = Storage::open_read_only(directory, &Settings::defaults().storage).map_err(failed)?;
     let mut stats = Vec::new();
     for queue in Queue::ALL {
-        let state = QueueState::new(queue);
+        let state = QueueState::new(queue, Arc::new(RecentRoom::new(0)));
         restore_datasets(&storage, &state).map_err(failed)?;
         let datasets = state.datasets.lock().infos();
         let (mut pending, mut pending_bytes) = (0, 0);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -17,6 +18,42 @@ use super::record::{DatasetRecord, IndexEntry};
 
 /// Ready entries of a partition that are kept in memory so that a short queue is read without the store.
 const RECENT: usize = 4_096;
+
+/// Room for values of recent jobs, shared by all queues: a job that is picked soon after it was stored needs
+/// no read at all.
+#[derive(Debug)]
+pub(super) struct RecentRoom {
+    used: AtomicUsize,
+    most: usize,
+}
+
+impl RecentRoom {
+    pub fn new(most: usize) -> RecentRoom {
+        RecentRoom { used: AtomicUsize::new(0), most }
+    }
+
+    /// The value, if there is room to keep it.
+    fn keep(&self, value: Bytes) -> Option<Bytes> {
+        if self.used.load(Ordering::Relaxed) + value.len() > self.most {
+            return None;
+        }
+        self.used.fetch_add(value.len(), Ordering::Relaxed);
+        Some(value)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A ready job that was stored a moment ago.
+#[derive(Debug)]
+pub(super) struct Recent {
+    pub id: u64,
+    pub entry: IndexEntry,
+    /// Its value as stored, while there is room.
+    value: Option<Bytes>,
+}
 
 /// A pending job as memory knows it.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +78,9 @@ pub(super) struct PartInner {
     /// The newest job id of the partition.
     pub newest: u64,
     /// Ready entries with ids from `recent_from` on, complete; `u64::MAX` = not kept now.
-    pub recent: VecDeque<(u64, IndexEntry)>,
+    pub recent: VecDeque<Recent>,
     pub recent_from: u64,
+    room: Arc<RecentRoom>,
     /// Runnable jobs below the cursor: released, due, or no longer blocked.
     pub returned: BTreeMap<u64, Held>,
     /// Jobs in the hands of a holder.
@@ -55,12 +93,13 @@ pub(super) struct PartInner {
 }
 
 impl PartInner {
-    fn new(cursor: u64) -> PartInner {
+    fn new(cursor: u64, room: Arc<RecentRoom>) -> PartInner {
         PartInner {
             cursor,
             newest: cursor.saturating_sub(1),
             recent: VecDeque::new(),
             recent_from: cursor,
+            room,
             returned: BTreeMap::new(),
             leased: HashMap::new(),
             pending: 0,
@@ -72,7 +111,7 @@ impl PartInner {
     }
 
     /// A job was stored behind all others.
-    pub fn stored(&mut self, id: u64, entry: IndexEntry) {
+    pub fn stored(&mut self, id: u64, entry: IndexEntry, value: Vec<u8>) {
         self.newest = id;
         self.pending += 1;
         self.pending_bytes += u64::from(entry.bytes);
@@ -80,17 +119,42 @@ impl PartInner {
             return;
         }
         if self.recent.len() < RECENT {
-            self.recent.push_back((id, entry));
+            let value = self.room.keep(Bytes::from(value));
+            self.recent.push_back(Recent { id, entry, value });
         } else {
-            self.recent = VecDeque::new();
+            self.forget_recent();
             self.recent_from = u64::MAX;
         }
+    }
+
+    /// The next recent job, which the cursor passes now, and its value if that was kept.
+    pub fn take_recent(&mut self, id: u64) -> Option<Bytes> {
+        while let Some(front) = self.recent.front() {
+            if front.id > id {
+                return None;
+            }
+            let is_it = front.id == id;
+            let value = self.recent.pop_front().and_then(|recent| recent.value);
+            if let Some(value) = &value {
+                self.room.give_back(value.len());
+            }
+            if is_it {
+                return value;
+            }
+        }
+        None
+    }
+
+    pub fn forget_recent(&mut self) {
+        let bytes = self.recent.iter().filter_map(|recent| recent.value.as_ref()).map(Bytes::len).sum();
+        self.room.give_back(bytes);
+        self.recent = VecDeque::new();
     }
 
     /// Every ready job up to the newest was looked at: memory may be complete again.
     pub fn caught_up(&mut self) {
         self.cursor = self.newest + 1;
-        self.recent = VecDeque::new();
+        self.forget_recent();
         self.recent_from = self.cursor;
     }
 
@@ -191,6 +255,7 @@ pub(super) struct Datasets {
 /// One queue.
 pub(super) struct QueueState {
     pub queue: Queue,
+    room: Arc<RecentRoom>,
     pub parts: RwLock<BTreeMap<u32, Arc<PartState>>>,
     wakers: Mutex<Vec<(Select, Weak<Notify>)>>,
     pub appeared: Arc<Notify>,
@@ -207,9 +272,10 @@ pub(super) struct QueueState {
 }
 
 impl QueueState {
-    pub fn new(queue: Queue) -> QueueState {
+    pub fn new(queue: Queue, room: Arc<RecentRoom>) -> QueueState {
         QueueState {
             queue,
+            room,
             parts: RwLock::default(),
             wakers: Mutex::default(),
             appeared: Arc::new(Notify::new()),
@@ -240,7 +306,7 @@ impl QueueState {
             let chosen = wakers.iter().filter(|(select, _)| select.matches(partition)).map(|(_, waker)| waker.clone());
             Arc::new(PartState {
                 partition: Arc::clone(partition),
-                inner: Mutex::new(PartInner::new(next_id)),
+                inner: Mutex::new(PartInner::new(next_id, Arc::clone(&self.room))),
                 wakers: Mutex::new(chosen.collect()),
                 meters: Meters::new(self.queue, partition),
             })

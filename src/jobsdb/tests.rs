@@ -379,6 +379,8 @@ fn a_damaged_value_is_put_aside_and_the_others_go_on() {
     batch.put(Family::Jobs, keys::job(Queue::Rt, 1, 1).as_ref(), b"\x01garbage");
     batch.delete(Family::Jobs, keys::job(Queue::Rt, 1, 2).as_ref());
     storage.write(batch).unwrap();
+    drop(storage);
+    let kit = kit.reopen();
     assert_eq!(kit.ids(Queue::Rt), [3]);
     kit.store(Queue::Gw, "", &["after"]);
     assert_eq!(kit.jobs.stats()[1].pending, 1);

@@ -15,7 +15,7 @@ use super::record::IndexEntry;
 use super::state::{Held, QueueState};
 use super::writer::{Relocation, Request};
 use super::{Shared, failed, millis};
-use crate::storage::{self, Ballast, Family, StorageError, codec};
+use crate::storage::{self, Ballast, Family, Storage, StorageError, codec};
 
 const LOOK: Duration = Duration::from_secs(1);
 const AGE_CHECK: Duration = Duration::from_secs(3_600);
@@ -29,6 +29,9 @@ const COPY_BYTES_PER_SECOND: u64 = 4 << 20;
 const EXPIRED_AT_ONCE: usize = 1_000;
 /// Difference of wall clock and steady clock between two looks above which ages are not trusted.
 const MOST_JUMP_MS: i64 = 3_600_000;
+/// Bytes of log above which an idle store is worth shortening, and how long it must have been idle.
+const WORTH_SHORTENING: u64 = 16 << 20;
+const QUIET: Duration = Duration::from_secs(20);
 /// Longest wait for the writer.
 const WRITER_WAIT: Duration = Duration::from_secs(60);
 
@@ -39,6 +42,7 @@ pub(super) fn run(shared: &Arc<Shared>, stop: &Receiver<()>) {
         shared.watch_disk(&mut disk);
         shared.seal_and_drop();
         shared.drop_files();
+        disk.shorten_log(&shared.storage);
     }
 }
 
@@ -350,11 +354,38 @@ pub(super) struct DiskWatch {
     ballast: Ballast,
     bytes: u64,
     has_warned: bool,
+    /// Bytes written when the log was last shortened, and at the last look.
+    shortened_at: u64,
+    written: u64,
+    quiet_since: Instant,
 }
 
 impl DiskWatch {
     pub fn new(shared: &Shared) -> DiskWatch {
-        DiskWatch { ballast: ballast(shared), bytes: shared.limits.ballast, has_warned: false }
+        DiskWatch {
+            ballast: ballast(shared),
+            bytes: shared.limits.ballast,
+            has_warned: false,
+            shortened_at: 0,
+            written: 0,
+            quiet_since: Instant::now(),
+        }
+    }
+
+    /// Gives back the log of a busy time once it is quiet: most of what it holds is finished.
+    fn shorten_log(&mut self, storage: &Storage) {
+        let written = storage.written();
+        if written != self.written {
+            self.written = written;
+            self.quiet_since = Instant::now();
+        }
+        if written.saturating_sub(self.shortened_at) < WORTH_SHORTENING || self.quiet_since.elapsed() < QUIET {
+            return;
+        }
+        self.shortened_at = written;
+        if let Err(error) = storage.compact_log() {
+            warn!(%error, "the log of the store stays as long as it is");
+        }
     }
 
     /// Puts the reserve in place while there is plenty of room.

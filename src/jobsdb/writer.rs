@@ -64,7 +64,7 @@ pub(super) struct Relocation {
 
 /// What memory learns after a batch is written.
 enum Change {
-    Stored { queue: Queue, part: Arc<PartState>, id: u64, entry: IndexEntry },
+    Stored { queue: Queue, part: Arc<PartState>, id: u64, entry: IndexEntry, value: Vec<u8> },
     Ended { queue: Queue, part: Arc<PartState>, id: u64, held: Held },
     Moved { queue: Queue, part: Arc<PartState>, id: u64, from: Held, to: Held, blocks_user: bool },
     Blocked { queue: Queue, part: Arc<PartState>, id: u64, from: Held },
@@ -187,7 +187,7 @@ impl Writer {
     fn stage_tx(&mut self, tx: Tx, batch: &mut Batch<'_>) -> Receipt {
         let mut receipt = Receipt { job_ids: Vec::with_capacity(tx.appends.len()), stale: 0 };
         for (queue, job) in tx.appends {
-            receipt.job_ids.push(self.stage_append(queue, &job, batch));
+            receipt.job_ids.push(self.stage_append(queue, job, batch));
         }
         for (lease, outcome) in tx.outcomes {
             if !self.stage_outcome(lease, outcome, batch) {
@@ -218,13 +218,13 @@ impl Writer {
         receipt
     }
 
-    fn stage_append(&mut self, queue: Queue, job: &EncodedJob, batch: &mut Batch<'_>) -> u64 {
+    fn stage_append(&mut self, queue: Queue, job: EncodedJob, batch: &mut Batch<'_>) -> u64 {
         let shared = Arc::clone(&self.shared);
         let state = shared.queue(queue);
         let id = state.last_job_id.load(Ordering::Relaxed) + 1;
         state.last_job_id.store(id, Ordering::Relaxed);
         let part = self.part(queue, job.partition, id, batch);
-        let dataset = self.open_dataset(queue, id, job);
+        let dataset = self.open_dataset(queue, id, &job);
         let entry = IndexEntry {
             dataset,
             events: job.events,
@@ -239,7 +239,7 @@ impl Writer {
         codec::encode_into(&mut self.scratch, &entry);
         batch.put(Family::Index, index.as_ref(), &self.scratch);
         if let Some(part) = part {
-            self.changes.push(Change::Stored { queue, part, id, entry });
+            self.changes.push(Change::Stored { queue, part, id, entry, value: job.value });
         }
         id
     }
@@ -301,7 +301,7 @@ impl Writer {
                     batch.put(Family::Status, job_key.as_ref(), &record::encode_status(JobState::Aborted, &status));
                 }
                 if let Some(job) = dead_letter {
-                    self.stage_append(Queue::ProcError, &job, batch);
+                    self.stage_append(Queue::ProcError, job, batch);
                 }
                 self.stage_end(queue, part, lease.job_id, held);
             }
@@ -588,9 +588,9 @@ fn answer_to(verdict: Verdict, answer: Result<Receipt, JobsDbError>) {
 impl Shared {
     fn apply(&self, change: Change) {
         match change {
-            Change::Stored { queue, part, id, entry } => {
+            Change::Stored { queue, part, id, entry, value } => {
                 let state = self.queue(queue);
-                part.inner.lock().stored(id, entry);
+                part.inner.lock().stored(id, entry, value);
                 state.add_pending(1, u64::from(entry.bytes));
                 part.meters.stored(entry.bytes);
             }
@@ -633,8 +633,8 @@ impl Shared {
                 if let Some(held) = inner.returned.get_mut(&id) {
                     held.entry.dataset = dataset;
                 }
-                if let Some((_, entry)) = inner.recent.iter_mut().find(|(recent, _)| *recent == id) {
-                    entry.dataset = dataset;
+                if let Some(recent) = inner.recent.iter_mut().find(|recent| recent.id == id) {
+                    recent.entry.dataset = dataset;
                 }
             }
         }
