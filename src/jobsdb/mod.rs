@@ -13,6 +13,7 @@
 //! `upkeep` give disk back; `open` rebuilds memory from the store.
 
 mod api;
+mod change;
 mod datasets;
 mod events;
 mod fetch;
