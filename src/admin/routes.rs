@@ -67,7 +67,7 @@ pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incomin
 }
 
 fn readiness(deps: &Deps) -> Answer {
-    let readiness = deps.vitals.readiness(&deps.jobs.gate().borrow());
+    let readiness = deps.vitals.readiness(&deps.jobs.gate().borrow(), deps.config.current().is_some());
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(status, &format!("{}\n", readiness.reason))
 }

@@ -219,7 +219,7 @@ pub struct FilesStatus {
 /// Gathers the status. Takes locks of the queues: not for tokio workers.
 pub(super) fn gather(deps: &Deps) -> NodeStatus {
     let gate = deps.jobs.gate().borrow().clone();
-    let readiness = deps.vitals.readiness(&gate);
+    let readiness = deps.vitals.readiness(&gate, deps.config.current().is_some());
     let snapshot = deps.config.current();
     let gateway = deps.gateway_addresses.get().map(Vec::as_slice).unwrap_or_default();
     NodeStatus {

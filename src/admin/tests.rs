@@ -27,6 +27,13 @@ struct Api {
 }
 
 fn workspace() -> Snapshot {
+    let files = Arc::new(Destination {
+        id: "files".to_owned(),
+        name: "Files".to_owned(),
+        enabled: true,
+        definition: DestinationDefinition { name: "LOCAL".to_owned(), ..DestinationDefinition::default() },
+        ..Destination::default()
+    });
     let destination = Arc::new(Destination {
         id: "local files/1".to_owned(),
         name: "Hook".to_owned(),
@@ -34,7 +41,7 @@ fn workspace() -> Snapshot {
         definition: DestinationDefinition { name: "WEBHOOK".to_owned(), ..DestinationDefinition::default() },
         ..Destination::default()
     });
-    let source = Arc::new(Source { id: "s1".to_owned(), destinations: vec![destination], ..Source::default() });
+    let source = Arc::new(Source { id: "s1".to_owned(), destinations: vec![destination, files], ..Source::default() });
     Snapshot::new(vec![Workspace { id: "w1".to_owned(), sources: vec![source], ..Workspace::default() }], 1)
 }
 
@@ -167,14 +174,70 @@ async fn a_pause_shows_in_the_status_until_it_is_lifted() {
     assert_eq!(api.json("POST", "/v1/destinations/nobody/pause", "").await.0, 404);
     assert_eq!(api.json("POST", "/v1/destinations/local%20files%2F1/pause", r#"{"forSeconds":0}"#).await.0, 400);
     assert_eq!(api.json("POST", "/v1/destinations/local%20files%2F1/pause", r#"{"forSeconds":60}"#).await.0, 200);
-    let paused = |status: &Value| status["destinations"][0]["paused"].clone();
+    let paused = |status: &Value| {
+        let destinations = status["destinations"].as_array().unwrap();
+        destinations.iter().find(|destination| destination["type"] == "WEBHOOK").unwrap()["paused"].clone()
+    };
     let status = api.json("GET", "/v1/status", "").await.1;
     assert!(paused(&status)["untilMs"].is_i64(), "{status}");
     let typed: NodeStatus = serde_json::from_value(status).unwrap();
-    assert_eq!(typed.destinations[0].kind, "WEBHOOK");
+    assert!(typed.destinations.iter().any(|destination| destination.kind == "WEBHOOK"));
     let (code, answer) = api.json("POST", "/v1/destinations/local%20files%2F1/resume", "").await;
     assert_eq!((code, &answer["wasPaused"]), (200, &json!(true)));
     assert_eq!(paused(&api.json("GET", "/v1/status", "").await.1), Value::Null);
+    api.end().await;
+}
+
+/// Waits until the batch router has shown that of the destination.
+async fn shown(api: &Api, what: impl Fn(&batch_router::DestinationFigures) -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !api.deps.batch_board.snapshot().iter().any(&what) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", api.deps.batch_board.snapshot());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pause_holds_files_too_until_it_is_lifted() {
+    let api = api().await;
+    let quick = crate::settings::BatchRouterSettings::quick_node(&[]);
+    let mut settings = Settings::clone(&api.deps.settings.load());
+    settings.batch_router = quick.batch_router;
+    api.deps.settings.store(settings);
+    assert_eq!(api.json("POST", "/v1/destinations/files/pause", "").await.0, 200);
+    let job = NewJob {
+        uuid: uuid::Uuid::new_v4(),
+        workspace_id: "w1",
+        custom_val: "LOCAL",
+        source_id: "s1",
+        destination_id: "files",
+        user_id: "u1",
+        parameters: b"{}",
+        payload: &[b"{}"],
+        event_count: 1,
+    };
+    let mut tx = Tx::new(Durability::Durable);
+    tx.append(Queue::BatchRt, api.deps.jobs.encode(Queue::BatchRt, &job));
+    api.deps.jobs.commit(tx).await.unwrap();
+    let stop = CancellationToken::new();
+    let delivering = tokio::spawn(batch_router::run(
+        batch_router::Deps {
+            jobs: api.deps.jobs.clone(),
+            config: api.deps.config.subscribe(),
+            settings: api.deps.settings.clone(),
+            clock: api.deps.clock.clone(),
+            data_dir: api.deps.data_dir.clone(),
+            board: Arc::clone(&api.deps.batch_board),
+            delivers: true,
+        },
+        stop.clone(),
+    ));
+    shown(&api, |figures| figures.paused).await;
+    assert_eq!(api.deps.jobs.active(Queue::BatchRt)[0].pending, 1);
+    assert_eq!(api.json("POST", "/v1/destinations/files/resume", "").await.0, 200);
+    shown(&api, |figures| !figures.paused && figures.files == 1).await;
+    stop.cancel();
+    delivering.await.unwrap().unwrap();
     api.end().await;
 }
 

@@ -81,8 +81,9 @@ impl Vitals {
         self.started_ms
     }
 
-    /// Whether the node accepts events, by its phase, the gate of its store and its progress.
-    pub fn readiness(&self, gate: &Gate) -> Readiness {
+    /// Whether the node accepts events, by its phase, the gate of its store, whether a workspace configuration is
+    /// known, and its progress.
+    pub fn readiness(&self, gate: &Gate, is_configured: bool) -> Readiness {
         let observed = self.observed.lock();
         let no = |reason: String| Readiness { ready: false, reason };
         match (&observed.phase, gate) {
@@ -91,6 +92,7 @@ impl Vitals {
             (Phase::Running, Gate::Poisoned(reason)) => no(format!("storage: {reason}")),
             (Phase::Running, Gate::IngestClosed(reason)) => no(reason.clone()),
             (Phase::Running, Gate::ProcessorClosed(reason)) => no(format!("{reason}; processor stopped")),
+            (Phase::Running, Gate::Open) if !is_configured => no("no workspace configuration is known".to_owned()),
             (Phase::Running, Gate::Open) => match &observed.stalled {
                 Some((since, reason)) if since.elapsed() > STALL => {
                     no(format!("{reason} for {} s", since.elapsed().as_secs()))
@@ -108,22 +110,25 @@ mod tests {
     #[test]
     fn readiness_names_what_keeps_events_out() {
         let closed = Gate::IngestClosed("disk: 1 GiB < 2 GiB".to_owned());
-        for (phase, gate, ready, reason) in [
+        for (phase, gate, is_configured, ready, reason) in [
             (
                 Phase::Starting("waiting for configuration".to_owned()),
                 Gate::Open,
                 false,
+                false,
                 "starting: waiting for configuration",
             ),
-            (Phase::Running, Gate::Open, true, "ready"),
-            (Phase::Running, closed.clone(), false, "disk: 1 GiB < 2 GiB"),
-            (Phase::Running, Gate::Poisoned("flush failed".to_owned()), false, "storage: flush failed"),
-            (Phase::Stopping, Gate::Open, false, "stopping"),
-            (Phase::Stopping, closed, false, "stopping"),
+            (Phase::Running, Gate::Open, true, true, "ready"),
+            (Phase::Running, Gate::Open, false, false, "no workspace configuration is known"),
+            (Phase::Running, closed.clone(), true, false, "disk: 1 GiB < 2 GiB"),
+            (Phase::Running, Gate::ProcessorClosed("disk".to_owned()), true, false, "disk; processor stopped"),
+            (Phase::Running, Gate::Poisoned("flush failed".to_owned()), true, false, "storage: flush failed"),
+            (Phase::Stopping, Gate::Open, true, false, "stopping"),
+            (Phase::Stopping, closed, true, false, "stopping"),
         ] {
             let vitals = Vitals::new(0);
             vitals.enter(phase);
-            assert_eq!(vitals.readiness(&gate), Readiness { ready, reason: reason.to_owned() });
+            assert_eq!(vitals.readiness(&gate, is_configured), Readiness { ready, reason: reason.to_owned() });
         }
     }
 
@@ -135,8 +140,8 @@ mod tests {
         let Some(long_ago) = long_ago else { return };
         vitals.stalled(long_ago, "storage: no commit");
         vitals.stalled(Instant::now(), "storage: no commit");
-        assert_eq!(vitals.readiness(&Gate::Open).reason, "storage: no commit for 12 s");
+        assert_eq!(vitals.readiness(&Gate::Open, true).reason, "storage: no commit for 12 s");
         vitals.progressed();
-        assert!(vitals.readiness(&Gate::Open).ready);
+        assert!(vitals.readiness(&Gate::Open, true).ready);
     }
 }

@@ -3,7 +3,11 @@
 //! A record is the document's text as it was written, with references unresolved, so that no secret that
 //! stands elsewhere gets into the store or its backups.
 
+use std::path::Path;
+
 use crate::jobsdb::{Durability, JobsDb, JobsDbError, Namespace, Tx};
+use crate::settings::Settings;
+use crate::storage::{Family, Storage, StorageError};
 
 /// The document that was accepted last.
 pub(super) const LAST_GOOD: &str = "workspace";
@@ -25,4 +29,16 @@ pub(super) async fn keep(jobs: &JobsDb, key: &'static str, document: Vec<u8>) ->
     let mut tx = Tx::new(Durability::Durable);
     tx.put(Namespace::Configuration, key.as_bytes().to_vec(), document);
     jobs.commit(tx).await.map(|_| ())
+}
+
+/// Whether the store of a data directory holds a document that was accepted before. Nothing is changed, and the
+/// node may run meanwhile.
+///
+/// # Errors
+/// When the directory holds no readable store.
+pub fn has_last_good(directory: &Path) -> Result<bool, StorageError> {
+    let storage = Storage::open_read_only(directory, &Settings::defaults().storage)?;
+    // Namespace byte first, as storage-format.md has it.
+    let key = [&[Namespace::Configuration as u8], LAST_GOOD.as_bytes()].concat();
+    Ok(storage.get(Family::Records, &key)?.is_some())
 }

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use check::{Summary, check_file};
 pub use decode::{MOST_DOCUMENT_BYTES, Problem};
 pub use embedded::default_document;
+pub use last_good::has_last_good;
 pub use model::{
     Connection, Destination, DestinationDefinition, Snapshot, Source, SourceDefinition, Transformation, Workspace,
 };

@@ -132,3 +132,16 @@ async fn a_workspace_token_is_refused_with_what_to_do() {
     let error = Started::new(folder.path(), settings).await.err().unwrap();
     assert!(error.to_string().contains("BackendConfig.configFromFile"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_document_is_seen_from_outside_while_the_node_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("workspace.json");
+    let data = folder.path().join("data");
+    let started = Started::new(folder.path(), settings(&file)).await.unwrap();
+    assert!(!has_last_good(&data).unwrap(), "the embedded default is none");
+    last_good::keep(&started.jobs, LAST_GOOD, b"{}".to_vec()).await.unwrap();
+    assert!(has_last_good(&data).unwrap());
+    started.stop.cancel();
+    assert!(has_last_good(folder.path()).is_err(), "there is no store");
+}

@@ -17,6 +17,7 @@ mod board;
 pub mod breaker;
 pub mod cut;
 mod dead_letter;
+mod drain;
 mod events;
 #[cfg(test)]
 mod fake_s3;
@@ -63,7 +64,7 @@ const WORK_FOLDER: &str = "staging/rudder-raw-data-destination-logs";
 const SAFETY_TICK: Duration = Duration::from_secs(5);
 
 /// A worker that does not end by itself gets this long after a stop.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+const STOP_PATIENCE: Duration = Duration::from_secs(7);
 
 /// How often destinations of types that are not built yet are named in the log.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -82,6 +83,8 @@ pub struct Deps {
     pub data_dir: PathBuf,
     /// Where figures for operators are put.
     pub board: Arc<Board>,
+    /// Whether destinations are served; the archive always is.
+    pub delivers: bool,
 }
 
 /// Why the batch router ended without being told to.
@@ -198,11 +201,15 @@ impl Shared {
 /// # Errors
 /// The job store failed, or the work folder cannot be used.
 pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), BatchRouterError> {
+    let delivers = deps.delivers;
     let shared = Arc::new(Shared::new(deps));
     let left_over = prepare(&shared).await?;
     let stop = stop.child_token();
     let (delivered, archived) = tokio::join!(
         async {
+            if !delivers {
+                return Ok(());
+            }
             let result = serve_destinations(&shared, left_over, &stop).await;
             if result.is_err() {
                 stop.cancel();

@@ -25,6 +25,13 @@ pub enum Verdict<'a> {
     },
 }
 
+impl Verdict<'_> {
+    /// Whether the jobs are done, so that nothing about them needs to be kept.
+    pub fn is_success(self) -> bool {
+        matches!(self, Verdict::Uploaded | Verdict::EgressDisabled)
+    }
+}
+
 /// What is remembered of earlier attempts of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Previous {

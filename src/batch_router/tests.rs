@@ -90,6 +90,10 @@ impl Kit {
     }
 
     fn start(&self) -> Running {
+        self.start_delivering(true)
+    }
+
+    fn start_delivering(&self, delivers: bool) -> Running {
         let stop = CancellationToken::new();
         let deps = Deps {
             jobs: self.jobs.clone(),
@@ -98,6 +102,7 @@ impl Kit {
             clock: self.clock.clone(),
             data_dir: self.folder.path().to_owned(),
             board: Arc::clone(&self.board),
+            delivers,
         };
         Running { task: tokio::spawn(run(deps, stop.clone())), stop }
     }
@@ -436,6 +441,107 @@ async fn gateway_events_are_archived_or_given_up_without_a_storage() {
     running.stop().await;
     assert_eq!(files_below(&kit.archive("gw")).len(), 1);
     assert_eq!(kit.pending(Queue::ProcError), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_delivery_only_the_archive_is_served() {
+    let kit = Kit::new(workspace(&[destination("d", "LOCAL", json!({}))], Map::new()), &[]);
+    let mut settings = Settings::clone(&kit.settings.load());
+    settings.archival.local_path = Some(kit.folder.path().join("archive/gw"));
+    kit.settings.store(settings);
+    kit.store(Queue::BatchRt, ("d", "LOCAL"), &[("s1", event(1))]).await;
+    kit.store(Queue::Arc, ("", "GW"), &[("s1", event(2))]).await;
+    let running = kit.start_delivering(false);
+    kit.until_empty(Queue::Arc).await;
+    running.stop().await;
+    assert_eq!(kit.pending(Queue::BatchRt), 1);
+    assert!(kit.board.snapshot().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_that_do_not_fit_into_one_transaction_are_stored_in_several() {
+    let mut off = Destination::clone(&destination("off", "LOCAL", json!({})));
+    off.enabled = false;
+    let kit = Kit::new(
+        workspace(
+            &[
+                Arc::new(off),
+                destination("gcs", "GCS", json!({})),
+                destination("bad", "LOCAL", json!({ "path": "/proc/nowhere" })),
+            ],
+            Map::new(),
+        ),
+        &[(Keys::MAX_TX_BYTES, "8KiB"), (Keys::MAX_FAILED_COUNT, "1"), (Keys::RETRY_WINDOW, "0s")],
+    );
+    let large = |number: usize| json!({ "n": number, "text": "x".repeat(3_000) }).to_string();
+    for id in [("off", "LOCAL"), ("gcs", "GCS"), ("bad", "LOCAL")] {
+        for number in 0..7 {
+            kit.store(Queue::BatchRt, id, &[("s1", large(number))]).await;
+        }
+    }
+    let running = kit.start();
+    until("all are given up", || kit.pending(Queue::ProcError) == 21).await;
+    until("nothing waits", || kit.pending(Queue::BatchRt) == 0 && kit.journal().is_empty()).await;
+    running.stop().await;
+}
+
+/// A storage that takes connections and says nothing.
+async fn silent_storage() -> (String, Arc<tokio::sync::Notify>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            held.push(socket);
+            told.notify_one();
+        }
+    });
+    (host, asked)
+}
+
+fn bucket_at(host: &str) -> Arc<Destination> {
+    let config = json!({ "bucketName": "b", "endPoint": host, "accessKeyID": "a", "secretAccessKey": "s" });
+    destination("m", "MINIO", config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_that_hangs_holds_up_neither_other_destinations_nor_a_stop() {
+    let (host, asked) = silent_storage().await;
+    let kit = Kit::new(
+        workspace(&[bucket_at(&host), destination("d", "LOCAL", json!({}))], Map::new()),
+        &[(Keys::PAYLOAD_LIMIT, "1KiB"), (Keys::STORAGE_TIMEOUT, "300s")],
+    );
+    kit.store(Queue::BatchRt, ("m", "MINIO"), &[("s1", event(1))]).await;
+    let running = kit.start();
+    tokio::time::timeout(PATIENCE, asked.notified()).await.unwrap();
+    kit.store(Queue::BatchRt, ("d", "LOCAL"), &[("s1", event(2))]).await;
+    until("the other destination is served", || kit.pending(Queue::BatchRt) == 1).await;
+    assert_eq!(lines_below(&kit.archive("d")), [event(2)]);
+    tokio::time::timeout(Duration::from_secs(5), running.stop()).await.unwrap();
+    assert_eq!(kit.pending(Queue::BatchRt), 1, "its event waits");
+    assert!(kit.journal().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_without_an_answer_counts_as_a_failure() {
+    let (host, _asked) = silent_storage().await;
+    let kit = Kit::new(
+        workspace(&[bucket_at(&host)], Map::new()),
+        &[(Keys::STORAGE_TIMEOUT, "1s"), (Keys::MAX_FAILURES, "1"), (Keys::BREAKER_OPEN, "60s")],
+    );
+    kit.store(Queue::BatchRt, ("m", "MINIO"), &[("s1", event(1))]).await;
+    let running = kit.start();
+    let listing_failed = || {
+        kit.board.snapshot().iter().any(|figures| {
+            figures.breaker == BreakerState::Open
+                && figures.last_error.as_deref().is_some_and(|error| error.contains("listing"))
+        })
+    };
+    until("the breaker opens", listing_failed).await;
+    running.stop().await;
+    assert_eq!(kit.pending(Queue::BatchRt), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::backend_config::Destination;
-use crate::jobsdb::{Durability, Job, JobState, JobsDb, JobsDbError, Lease, Outcome, Partition, Queue, Status, Tx};
+use crate::jobsdb::{Durability, JobState, JobsDb, JobsDbError, Lease, Outcome, Partition, Queue, Status, Tx};
 
 use super::Shared;
 use super::batch_file::{LineFile, read_back};
+use super::cut::files;
 use super::dead_letter::{Failure, LetterParts};
+use super::drain::Picked;
 use super::events::{self, FileFigures, StateCounts};
-use super::pickup::JobParameters;
 use super::result::{Previous, Resolved, RetryLimit, Verdict, resolve};
 use super::stores::{Store, StoreError, remove_if_there};
 
@@ -79,18 +80,24 @@ pub(super) struct Limits {
     pub(super) of_runs: RetryLimit,
 }
 
+impl Limits {
+    fn of(self, picked: &Picked) -> RetryLimit {
+        if picked.of_run { self.of_runs } else { self.of_events }
+    }
+}
+
 impl Outline {
-    pub(super) fn of(job: &Job, limits: Limits, now_ms: i64) -> Outline {
-        let parameters = JobParameters::of(job);
+    pub(super) fn of(picked: &Picked, limits: Limits, now_ms: i64) -> Outline {
+        let job = &picked.job;
         let previous = Previous::of(job.last.as_ref());
-        let limit = if parameters.source_job_run_id.is_empty() { limits.of_events } else { limits.of_runs };
+        let limit = limits.of(picked);
         let letter = previous.limit_reached(limit, now_ms).then(|| Box::new(LetterParts::of(job)));
         Outline {
             lease: job.lease,
             payload_bytes: job.payload.len(),
             previous,
             limit,
-            received_ms: parameters.received_ms(),
+            received_ms: picked.received_ms,
             letter,
         }
     }
@@ -118,10 +125,10 @@ pub(super) struct FileEnd {
 }
 
 /// Writes jobs into a file, in the order given. Blocks.
-pub(super) fn write_jobs(path: &Path, jobs: &[Job]) -> io::Result<u64> {
+pub(super) fn write_jobs(path: &Path, jobs: &[Picked]) -> io::Result<u64> {
     let mut file = LineFile::create(path)?;
-    for job in jobs {
-        file.line(&[&job.payload])?;
+    for picked in jobs {
+        file.line(&[&picked.job.payload])?;
     }
     file.finish(path)
 }
@@ -227,32 +234,41 @@ async fn settle_failure(
     Ok(FileEnd { jobs, result: Err(error) })
 }
 
-/// Stores the states of all jobs of the file and deletes its manifest, in one transaction.
+/// Stores the states of all jobs of the file and deletes its manifest, in one transaction if they fit into one.
+///
+/// Of several, the manifest goes with the last one when the object has arrived: until every job is done a
+/// restart must not deliver the rest again. It goes with the first one when the upload failed: a restart must not
+/// send the same file once jobs of it wait for their next attempt or are given up.
 async fn settle(
     shared: &Shared,
     file: &BatchFile,
     verdict: Verdict<'_>,
     payloads: &[Vec<u8>],
 ) -> Result<(), JobsDbError> {
-    let mut counts = StateCounts::default();
-    let mut code = "";
     let now_ms = shared.clock.now_ms();
-    commit_surely(&shared.jobs, || {
-        counts = StateCounts::default();
+    let jobs: Vec<(usize, &Outline)> = file.outlines.iter().enumerate().collect();
+    let tally = commit_in_parts(&shared.jobs, &jobs, |part, place| {
         let mut tx = Tx::new(Durability::Lazy);
-        for (at, outline) in file.outlines.iter().enumerate() {
-            let resolved = resolve(verdict, outline.previous, outline.limit, file.picked_ms);
-            let payload = payloads.get(at).map(Vec::as_slice);
-            let letter = outline.letter.as_deref().zip(payload);
-            let outcome = outcome(&shared.jobs, &file.partition, &resolved, letter, outline.previous, now_ms);
-            code = count(&mut counts, &outcome);
+        let mut tally = Tally::default();
+        for (at, outline) in part {
+            let outcome = if verdict.is_success() {
+                Outcome::Succeeded
+            } else {
+                let resolved = resolve(verdict, outline.previous, outline.limit, file.picked_ms);
+                let letter = outline.letter.as_deref().zip(payloads.get(*at).map(Vec::as_slice));
+                outcome(&shared.jobs, &file.partition, &resolved, letter, outline.previous, now_ms)
+            };
+            tally.count(&outcome);
             tx.finish(outline.lease, outcome);
         }
-        tx.journal_delete(Queue::BatchRt, file.op);
-        tx
+        let takes_manifest = if verdict.is_success() { place.is_last } else { place.is_first };
+        if takes_manifest {
+            tx.journal_delete(Queue::BatchRt, file.op);
+        }
+        (tx, tally)
     })
     .await?;
-    events::jobs_settled(&file.partition, counts, code);
+    events::jobs_settled(&file.partition, tally.counts, tally.error_code);
     Ok(())
 }
 
@@ -268,31 +284,34 @@ async fn finish_file(file: BatchFile) {
 /// Settles jobs that never got into a file, because the verdict about their storage was clear before.
 pub(super) async fn settle_unwritten(
     shared: &Shared,
-    jobs: &[Job],
+    jobs: Vec<Picked>,
     verdict: Verdict<'_>,
     limits: Limits,
 ) -> Result<(), JobsDbError> {
     let now_ms = shared.clock.now_ms();
-    for of_source in jobs.chunk_by(|a, b| a.partition.id == b.partition.id) {
+    for (_, of_source) in files(jobs, |picked| picked.job.partition.id) {
         let Some(first) = of_source.first() else { continue };
-        let mut counts = StateCounts::default();
-        let mut code = "";
-        commit_surely(&shared.jobs, || {
-            counts = StateCounts::default();
+        let tally = commit_in_parts(&shared.jobs, &of_source, |part, _| {
             let mut tx = Tx::new(Durability::Lazy);
-            for job in of_source {
-                let outline = Outline::of(job, limits, now_ms);
-                let resolved = resolve(verdict, outline.previous, outline.limit, now_ms);
-                let letter = LetterParts::of(job);
-                let letter = Some((&letter, &*job.payload));
-                let outcome = outcome(&shared.jobs, &job.partition, &resolved, letter, outline.previous, now_ms);
-                code = count(&mut counts, &outcome);
+            let mut tally = Tally::default();
+            for picked in part {
+                let job = &picked.job;
+                let outcome = if verdict.is_success() {
+                    Outcome::Succeeded
+                } else {
+                    let previous = Previous::of(job.last.as_ref());
+                    let resolved = resolve(verdict, previous, limits.of(picked), now_ms);
+                    let letter = LetterParts::of(job);
+                    let letter = Some((&letter, &*job.payload));
+                    outcome(&shared.jobs, &job.partition, &resolved, letter, previous, now_ms)
+                };
+                tally.count(&outcome);
                 tx.finish(job.lease, outcome);
             }
-            tx
+            (tx, tally)
         })
         .await?;
-        events::jobs_settled(&first.partition, counts, code);
+        events::jobs_settled(&first.job.partition, tally.counts, tally.error_code);
     }
     Ok(())
 }
@@ -331,22 +350,80 @@ fn outcome(
     }
 }
 
-/// Counts the outcome; returns its error code.
-fn count(counts: &mut StateCounts, outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Aborted { status, .. } => {
-            counts.aborted += 1;
-            if status.error_code == "410" { "410" } else { "" }
-        }
-        Outcome::Failed { .. } | Outcome::Importing { .. } => {
-            counts.failed += 1;
-            ""
-        }
-        Outcome::Succeeded | Outcome::Filtered => {
-            counts.succeeded += 1;
-            ""
+/// How the jobs of one transaction ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    counts: StateCounts,
+    /// `""` or `"410"`.
+    error_code: &'static str,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Aborted { status, .. } => {
+                self.counts.aborted += 1;
+                if status.error_code == "410" {
+                    self.error_code = "410";
+                }
+            }
+            Outcome::Failed { .. } | Outcome::Importing { .. } => self.counts.failed += 1,
+            Outcome::Succeeded | Outcome::Filtered => self.counts.succeeded += 1,
         }
     }
+
+    fn add(&mut self, other: Tally) {
+        self.counts.succeeded += other.counts.succeeded;
+        self.counts.failed += other.counts.failed;
+        self.counts.aborted += other.counts.aborted;
+        if self.error_code.is_empty() {
+            self.error_code = other.error_code;
+        }
+    }
+}
+
+/// Where a part lies in the whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    is_first: bool,
+    is_last: bool,
+}
+
+/// Commits what `build` makes of the items, in their order, in as few transactions as the store takes: one that
+/// is too large is halved.
+///
+/// # Errors
+/// The store failed, or a single item is too large for it.
+pub(super) async fn commit_in_parts<T>(
+    jobs: &JobsDb,
+    items: &[T],
+    mut build: impl FnMut(&[T], Place) -> (Tx, Tally),
+) -> Result<Tally, JobsDbError> {
+    let mut sum = Tally::default();
+    let mut parts = vec![items];
+    let mut is_first = true;
+    while let Some(part) = parts.pop() {
+        let place = Place { is_first, is_last: parts.is_empty() };
+        let mut of_part = Tally::default();
+        let committed = commit_surely(jobs, || {
+            let (tx, tally) = build(part, place);
+            of_part = tally;
+            tx
+        });
+        match committed.await {
+            Ok(()) => {
+                sum.add(of_part);
+                is_first = false;
+            }
+            Err(JobsDbError::TooLarge { .. }) if part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.push(second);
+                parts.push(first);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sum)
 }
 
 /// Commits, however long the store has no room. The transaction is built anew for every attempt; leases

@@ -4,7 +4,7 @@
 //! period costs no memory (router.md 19.2). Payloads are in memory from a fetch until the files of that cut
 //! are written, within one budget for all destinations.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,31 +13,28 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::backend_config::{Destination, Snapshot};
-use crate::jobsdb::{Durability, Job, JobsDbError, Limits as FetchLimits, Outcome, Queue, Select, Status, Tx};
+use crate::backend_config::Destination;
+use crate::jobsdb::{ActivePartition, Durability, JobsDbError, Limits as FetchLimits, Queue, Select, Tx};
 use crate::settings::{BatchRouterTypeSettings, Settings};
 
 use super::Shared;
 use super::board::BreakerState;
 use super::breaker::{Breaker, Pace};
 use super::cut::{CutTimer, cuts, files};
-use super::dead_letter::{Failure, LetterParts};
-use super::events::{self, StateCounts};
+use super::drain::{Moment, Picked, drain};
+use super::events;
 use super::manifest::{Manifest, ranges};
 use super::object_key::{
     DateLayout, KeyParts, LISTED_OBJECTS, Listing, day_in_zone, file_name, folder_key, object_key,
 };
-use super::orders::{self, Orders};
-use super::pickup::{DrainReason, DrainRules, JobParameters, drained_response};
+use super::orders;
 use super::recovery::Recovery;
-use super::result::{Previous, RetryLimit, Verdict};
+use super::result::{RetryLimit, Verdict};
 use super::stores::{Store, StoreContext, StoreError, key_prefix, one_component};
-use super::upload::{
-    BatchFile, FileEnd, HeldLeases, Limits, Outline, commit_surely, deliver, settle_unwritten, write_jobs,
-};
+use super::upload::{BatchFile, FileEnd, HeldLeases, Limits, Outline, deliver, settle_unwritten, write_jobs};
 
 /// Uploads that run when the node stops get this long.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_PATIENCE: Duration = Duration::from_secs(6);
 
 /// The sample that shows a quiet destination to be alive is renewed this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -53,13 +50,15 @@ enum Cut {
     Done,
 }
 
-/// The settings and the configuration that one cut works with.
-struct Moment {
-    orders: Orders,
-    settings: Arc<Settings>,
-    of_type: BatchRouterTypeSettings,
-    snapshot: Arc<Snapshot>,
-    destination: Option<Arc<Destination>>,
+/// Where the jobs of a cut go. Found out before any of them is in memory: a storage that hangs keeps nothing
+/// that other destinations wait for.
+enum Target {
+    /// Nothing is asked of a storage.
+    Nowhere,
+    /// There, with the date layout of every source that had jobs waiting.
+    Store(Arc<Store>, HashMap<String, DateLayout>),
+    /// The storage cannot be used.
+    Broken(StoreError),
 }
 
 pub(super) struct Worker {
@@ -67,6 +66,8 @@ pub(super) struct Worker {
     destination_id: String,
     destination_type: String,
     waker: Arc<Notify>,
+    /// The settings of the type, with the settings that they were read from.
+    in_force: (Arc<Settings>, Arc<BatchRouterTypeSettings>),
     timer: CutTimer,
     breaker: Breaker,
     recovery: Recovery,
@@ -86,20 +87,22 @@ impl Worker {
         destination_type: &str,
         recovery: Recovery,
     ) -> Worker {
-        let of_type = shared.settings.load().batch_router.of_type(destination_type);
+        let settings = shared.settings.load();
+        let of_type = Arc::new(settings.batch_router.of_type(destination_type));
         Worker {
             shared: Arc::clone(shared),
             destination_id: destination_id.to_owned(),
             destination_type: destination_type.to_owned(),
             waker: shared.jobs.waker(Queue::BatchRt, &Select::destination(destination_id)),
             timer: CutTimer::new(Instant::now(), of_type.upload_freq),
+            room: Arc::new(Semaphore::new(of_type.concurrency)),
             breaker: Breaker::default(),
+            in_force: (settings, of_type),
             recovery,
             store: None,
             layouts: HashMap::new(),
             uploads: JoinSet::new(),
             running: HashMap::new(),
-            room: Arc::new(Semaphore::new(of_type.concurrency)),
             unknown_since_ms: None,
         }
     }
@@ -114,7 +117,7 @@ impl Worker {
         let mut alive_at = Instant::now();
         loop {
             let now = Instant::now();
-            let of_type = self.shared.settings.load().batch_router.of_type(&self.destination_type);
+            let (_, of_type) = self.in_force();
             self.timer.shorten(now, of_type.upload_freq);
             if alive_at <= now {
                 events::alive(&self.destination_type);
@@ -152,7 +155,9 @@ impl Worker {
             }
             let now = Instant::now();
             if self.recovery.undecided() > 0 {
-                self.ask_about_interrupted(&of_type).await?;
+                // Cut short by a stop it is done again at the next start: what is undecided stays in the journal.
+                let Some(asked) = stop.run_until_cancelled(self.ask_about_interrupted(&of_type)).await else { break };
+                asked?;
                 if matches!(self.pace(&of_type, now), Pace::OpenUntil(_)) {
                     continue;
                 }
@@ -162,7 +167,7 @@ impl Worker {
                 continue;
             }
             self.timer.restart(now, of_type.upload_freq);
-            if self.cut().await? == Cut::MoreWaits {
+            if self.cut(&stop).await? == Cut::MoreWaits {
                 look_at = Some(Instant::now() + self.pause_between_cuts(&of_type));
             }
         }
@@ -174,6 +179,16 @@ impl Worker {
         let (waiting, _) = self.waiting();
         let full = usize::try_from(waiting).unwrap_or(usize::MAX) >= of_type.max_events;
         if full { Duration::ZERO } else { of_type.ping_frequency }
+    }
+
+    /// The settings in force, and those of the type, which are read from text only when they changed.
+    fn in_force(&mut self) -> (Arc<Settings>, Arc<BatchRouterTypeSettings>) {
+        let settings = self.shared.settings.load();
+        if !Arc::ptr_eq(&settings, &self.in_force.0) {
+            let of_type = settings.batch_router.of_type(&self.destination_type);
+            self.in_force = (settings, Arc::new(of_type));
+        }
+        self.in_force.clone()
     }
 
     fn pace(&self, of_type: &BatchRouterTypeSettings, now: Instant) -> Pace {
@@ -206,14 +221,16 @@ impl Worker {
         });
     }
 
-    /// Jobs that a fetch would return, and their payload bytes, both from counters.
+    /// The destination's partitions.
+    fn active(&self) -> Vec<ActivePartition> {
+        let mut active = self.shared.jobs.active(Queue::BatchRt);
+        active.retain(|active| active.partition.destination_id == self.destination_id);
+        active
+    }
+
+    /// Jobs that a fetch would return, and about how many payload bytes they have, both from counters.
     fn waiting(&self) -> (u64, u64) {
-        let active = self.shared.jobs.active(Queue::BatchRt);
-        let own = active.iter().filter(|active| active.partition.destination_id == self.destination_id);
-        own.fold((0, 0), |(jobs, bytes), active| {
-            let taken = active.leased.saturating_add(active.importing).saturating_add(active.blocked);
-            (jobs + active.pending.saturating_sub(taken), bytes + active.pending_bytes)
-        })
+        self.active().iter().map(free).fold((0, 0), |(jobs, bytes), free| (jobs + free.0, bytes + free.1))
     }
 
     fn is_abandoned(&self) -> bool {
@@ -223,14 +240,13 @@ impl Worker {
     }
 
     /// `None` while no configuration is known.
-    async fn moment(&self) -> Result<Option<Moment>, JobsDbError> {
-        let settings = self.shared.settings.load();
+    async fn moment(&mut self) -> Result<Option<Arc<Moment>>, JobsDbError> {
+        let (settings, of_type) = self.in_force();
         let Some(snapshot) = self.shared.config.borrow().clone() else { return Ok(None) };
         let orders = orders::read(&self.shared.jobs, &self.destination_id, self.shared.clock.now_ms()).await?;
         self.shared.board.destination(&self.destination_id, |figures| figures.paused = orders.paused);
         let destination = snapshot.destination_by_id.get(&self.destination_id).cloned();
-        let of_type = settings.batch_router.of_type(&self.destination_type);
-        Ok(Some(Moment { orders, settings, of_type, snapshot, destination }))
+        Ok(Some(Arc::new(Moment { orders, settings, of_type, snapshot, destination })))
     }
 
     async fn ask_about_interrupted(&mut self, of_type: &BatchRouterTypeSettings) -> Result<(), JobsDbError> {
@@ -248,7 +264,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn cut(&mut self) -> Result<Cut, JobsDbError> {
+    /// Ends early on a stop, with every job where it was, as long as it waits for the storage or for memory.
+    async fn cut(&mut self, stop: &CancellationToken) -> Result<Cut, JobsDbError> {
         let Some(moment) = self.moment().await?.filter(|moment| !moment.orders.paused) else { return Ok(Cut::Done) };
         if moment.destination.is_some() {
             self.unknown_since_ms = None;
@@ -266,92 +283,56 @@ impl Worker {
             return Ok(Cut::Done);
         }
 
-        let (budget, kib) = self.shared.page_budget(waiting_bytes).await;
+        let Some(target) = stop.run_until_cancelled(self.target(&moment)).await else { return Ok(Cut::Done) };
+        let room = stop.run_until_cancelled(self.shared.page_budget(waiting_bytes)).await;
+        let Some((budget, kib)) = room else { return Ok(Cut::Done) };
         let limits = FetchLimits { jobs: moment.of_type.query_size, events: 0, bytes: u64::from(kib) << 10 };
         let select = Select::destination(&self.destination_id);
         let page = self.shared.jobs.fetch_async(Queue::BatchRt, &select, limits).await?;
-        let more = if page.limits_reached { Cut::MoreWaits } else { Cut::Done };
+        let all_seen = !page.limits_reached;
         let held = HeldLeases::new(&self.shared.jobs, page.jobs.iter().map(|job| job.lease).collect());
-        let jobs = self.recovery.keep_aside(page.jobs);
+        // Jobs of a source that had none a moment ago go back: nobody knows yet how its bucket is laid out.
+        let (jobs, late): (Vec<_>, Vec<_>) =
+            self.recovery.keep_aside(page.jobs).into_iter().partition(|job| target.knows(&job.partition.source_id));
         let leases = HeldLeases::new(&self.shared.jobs, jobs.iter().map(|job| job.lease).collect());
+        let given_back = HeldLeases::new(&self.shared.jobs, late.iter().map(|job| job.lease).collect());
+        let more = if all_seen && late.is_empty() { Cut::Done } else { Cut::MoreWaits };
         held.decided();
-        self.recovery.settle(&self.shared, !page.limits_reached).await?;
+        drop((given_back, late));
+        self.recovery.settle(&self.shared, all_seen).await?;
 
-        let jobs = self.drain(&moment, jobs).await?;
+        let jobs = drain(&self.shared, &self.destination_id, &moment, jobs).await?;
         match moment.destination.clone() {
-            Some(destination) if !jobs.is_empty() => self.send(&moment, &destination, jobs, leases).await?,
+            Some(destination) if !jobs.is_empty() => self.send(&moment, &destination, target, jobs, leases).await?,
             _ => leases.decided(),
         }
         drop(budget);
         Ok(more)
     }
 
-    /// Gives up what the drain rules name and returns the rest.
-    async fn drain(&mut self, moment: &Moment, jobs: Vec<Job>) -> Result<Vec<Job>, JobsDbError> {
-        let settings = &moment.settings.batch_router;
-        let now_us = self.shared.clock.now_us();
-        let cancelled_runs: Vec<String> =
-            settings.cancelled_job_runs.iter().chain(&moment.orders.cancelled_runs).cloned().collect();
-        let rules = DrainRules {
-            snapshot: &moment.snapshot,
-            destination_id: &self.destination_id,
-            destination: moment.destination.as_deref(),
-            retention: settings.job_retention(&self.destination_id),
-            to_abort: &settings.to_abort_destination_ids,
-            cancelled_runs: &cancelled_runs,
-            now_us,
+    /// Opens the storage and finds out the layouts of its folders.
+    async fn target(&mut self, moment: &Moment) -> Target {
+        let enabled = moment.destination.as_ref().filter(|destination| destination.enabled);
+        let Some(destination) = enabled.filter(|_| !moment.settings.batch_router.disable_egress) else {
+            return Target::Nowhere;
         };
-        let mut rest = Vec::with_capacity(jobs.len());
-        let mut drained: Vec<(DrainReason, Job)> = Vec::new();
-        for job in jobs {
-            let run_id = JobParameters::of(&job).source_job_run_id;
-            match rules.reason(&job.partition.source_id, job.created_us, &run_id) {
-                Some(reason) => {
-                    drop(run_id);
-                    drained.push((reason, job));
-                }
-                None => {
-                    drop(run_id);
-                    rest.push(job);
-                }
-            }
-        }
-        for ((reason, _), given_up) in files(drained, |(reason, job)| (*reason, job.partition.id)) {
-            commit_surely(&self.shared.jobs, || {
-                let mut tx = Tx::new(Durability::Lazy);
-                for (reason, job) in &given_up {
-                    tx.finish(job.lease, self.drained(*reason, job, now_us.div_euclid(1000)));
-                }
-                tx
-            })
-            .await?;
-            if let Some((_, first)) = given_up.first() {
-                let count = u64::try_from(given_up.len()).unwrap_or(u64::MAX);
-                events::drained(&first.partition, reason.text(), count);
-                events::jobs_settled(&first.partition, StateCounts { aborted: count, ..StateCounts::default() }, "410");
-            }
-        }
-        Ok(rest)
-    }
-
-    fn drained(&self, reason: DrainReason, job: &Job, now_ms: i64) -> Outcome {
-        let previous = Previous::of(job.last.as_ref());
-        let attempt = previous.attempt.saturating_add(1);
-        let response = drained_response(job.last.as_ref(), reason);
-        let status = Status {
-            attempt,
-            exec_ms: now_ms,
-            retry_ms: now_ms,
-            error_code: "410".to_owned(),
-            error_response: serde_json::to_vec(&response).unwrap_or_default(),
-            parameters: b"{}".to_vec(),
+        let store = match self.open_store(moment, destination).await {
+            Ok(store) => store,
+            Err(error) => return Target::Broken(error),
         };
-        let dead_letter = reason.earns_dead_letter().then(|| {
-            let first_attempted_ms = previous.window_start_ms(now_ms);
-            let failure = Failure { status_code: 410, error: reason.text(), attempt, first_attempted_ms };
-            LetterParts::of(job).encode(&self.shared.jobs, &job.partition, &job.payload, failure)
-        });
-        Outcome::Aborted { status, dead_letter }
+        let active = self.active();
+        let sources: BTreeSet<&str> = active.iter().map(|active| active.partition.source_id.as_str()).collect();
+        let mut layouts = HashMap::new();
+        let mut answers = true;
+        for source_id in sources {
+            let layout = self.layout(moment, destination, &store, source_id, &mut answers).await;
+            layouts.insert(source_id.to_owned(), layout);
+        }
+        if !answers {
+            self.breaker.record(false, Instant::now());
+            self.show_error("the storage did not answer a listing in time");
+        }
+        Target::Store(store, layouts)
     }
 
     /// Turns jobs into files and starts their uploads, which take the leases over.
@@ -359,7 +340,8 @@ impl Worker {
         &mut self,
         moment: &Moment,
         destination: &Arc<Destination>,
-        jobs: Vec<Job>,
+        target: Target,
+        jobs: Vec<Picked>,
         leases: HeldLeases,
     ) -> Result<(), JobsDbError> {
         let limits = Limits {
@@ -373,13 +355,15 @@ impl Worker {
             },
         };
         if moment.settings.batch_router.disable_egress {
-            settle_unwritten(&self.shared, &jobs, Verdict::EgressDisabled, limits).await?;
+            settle_unwritten(&self.shared, jobs, Verdict::EgressDisabled, limits).await?;
             leases.decided();
             return Ok(());
         }
-        let store = match self.open_store(moment, destination).await {
-            Ok(store) => store,
-            Err(error) => {
+        let (store, layouts) = match target {
+            Target::Store(store, layouts) => (store, layouts),
+            // Nothing is decided about them: their leases go back.
+            Target::Nowhere => return Ok(()),
+            Target::Broken(error) => {
                 let text = error.to_string();
                 self.show_error(&text);
                 let verdict = match &error {
@@ -389,7 +373,7 @@ impl Worker {
                 if !matches!(verdict, Verdict::Unsupported(_)) {
                     self.breaker.record(false, Instant::now());
                 }
-                settle_unwritten(&self.shared, &jobs, verdict, limits).await?;
+                settle_unwritten(&self.shared, jobs, verdict, limits).await?;
                 leases.decided();
                 return Ok(());
             }
@@ -397,9 +381,8 @@ impl Worker {
 
         let mut written = Vec::new();
         for cut in cuts(jobs, moment.of_type.max_events) {
-            for (source_id, jobs) in files(cut, |job| job.partition.source_id.clone()) {
-                let layout = self.layout(moment, destination, &store, &source_id).await;
-                match self.write(moment, destination, &source_id, layout, limits, jobs).await {
+            for (_, jobs) in files(cut, |picked| picked.job.partition.id) {
+                match self.write(moment, destination, &layouts, limits, jobs).await {
                     Ok((file, manifest)) => written.push((file, manifest)),
                     Err(problem) => {
                         tracing::error!(destination = %self.destination_id, %problem, "cannot write a file for upload");
@@ -451,11 +434,17 @@ impl Worker {
         &self,
         moment: &Moment,
         destination: &Arc<Destination>,
-        source_id: &str,
-        layout: DateLayout,
+        layouts: &HashMap<String, DateLayout>,
         limits: Limits,
-        jobs: Vec<Job>,
+        jobs: Vec<Picked>,
     ) -> Result<(BatchFile, Manifest), String> {
+        let Some(partition) = jobs.first().map(|picked| Arc::clone(&picked.job.partition)) else {
+            return Err("there are no jobs to write".to_owned());
+        };
+        let source_id = partition.source_id.as_str();
+        let Some(&layout) = layouts.get(source_id) else {
+            return Err(format!("the folder layout of source {source_id} is not known"));
+        };
         let settings = &moment.settings.batch_router;
         let picked_ms = self.shared.clock.now_ms();
         let (date, unknown_zone) = day_in_zone(picked_ms, &settings.time_zone(&destination.workspace_id));
@@ -477,14 +466,11 @@ impl Worker {
         });
         let name = file_name(started_s, &one_component(source_id), uuid);
         let path = self.shared.work_file(&name);
-        let Some(partition) = jobs.first().map(|job| Arc::clone(&job.partition)) else {
-            return Err("there are no jobs to write".to_owned());
-        };
-        let job_ids = ranges(jobs.iter().map(|job| job.id));
+        let job_ids = ranges(jobs.iter().map(|picked| picked.job.id));
         let writing = path.clone();
         let written = tokio::task::spawn_blocking(move || {
             let bytes = write_jobs(&writing, &jobs)?;
-            let outlines: Vec<Outline> = jobs.iter().map(|job| Outline::of(job, limits, picked_ms)).collect();
+            let outlines: Vec<Outline> = jobs.iter().map(|picked| Outline::of(picked, limits, picked_ms)).collect();
             Ok::<_, std::io::Error>((bytes, outlines))
         })
         .await;
@@ -507,7 +493,7 @@ impl Worker {
             jobs: job_ids,
         };
         let file = BatchFile {
-            partition,
+            partition: Arc::clone(&partition),
             destination: Arc::clone(destination),
             key,
             path,
@@ -533,19 +519,26 @@ impl Worker {
             region_hint: moment.settings.batch_router.s3_region_hint.clone(),
             block_private_ips: moment.settings.batch_router.block_private_ips,
         };
-        let store = Arc::new(Store::open(&self.destination_type, &destination.config, &context).await?);
+        let opening = Store::open(&self.destination_type, &destination.config, &context);
+        let Ok(opened) = tokio::time::timeout(context.timeout, opening).await else {
+            let timeout_s = context.timeout.as_secs();
+            return Err(StoreError::Refused(format!("the storage did not answer within {timeout_s} s")));
+        };
+        let store = Arc::new(opened?);
         self.store = Some((Arc::clone(destination), Arc::clone(&store)));
         self.layouts.clear();
         Ok(store)
     }
 
-    /// The date layout for the source: chosen by the operator, or as its bucket has it.
+    /// The date layout for the source: chosen by the operator, or as its bucket has it. A bucket that let the time
+    /// of one listing pass is asked no more; `answers` tells.
     async fn layout(
         &mut self,
         moment: &Moment,
         destination: &Destination,
         store: &Store,
         source_id: &str,
+        answers: &mut bool,
     ) -> DateLayout {
         let settings = &moment.settings.batch_router;
         let chosen = settings.date_prefix_override(&destination.workspace_id, &self.destination_id);
@@ -557,13 +550,22 @@ impl Worker {
         }
         let prefix = key_prefix(&destination.config);
         let folder = folder_key(&self.destination_type, &prefix, &settings.bucket_folder, source_id);
-        match tokio::time::timeout(moment.of_type.storage_timeout, store.list(&folder, LISTED_OBJECTS)).await {
+        if !*answers {
+            return DateLayout::of_listing(&folder, Listing::Failed);
+        }
+        // A little shorter than what the client waits, whose error would not tell silence from a refusal.
+        let patience = moment.of_type.storage_timeout.mul_f64(0.9);
+        match tokio::time::timeout(patience, store.list(&folder, LISTED_OBJECTS)).await {
             Ok(Ok(keys)) => {
                 let layout = DateLayout::of_listing(&folder, Listing::Keys(&keys));
                 self.layouts.insert(source_id.to_owned(), layout);
                 layout
             }
-            Ok(Err(_)) | Err(_) => DateLayout::of_listing(&folder, Listing::Failed),
+            Ok(Err(_)) => DateLayout::of_listing(&folder, Listing::Failed),
+            Err(_) => {
+                *answers = false;
+                DateLayout::of_listing(&folder, Listing::Failed)
+            }
         }
     }
 
@@ -613,5 +615,55 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+impl Target {
+    /// Whether a job of the source can be decided about.
+    fn knows(&self, source_id: &str) -> bool {
+        match self {
+            Target::Store(_, layouts) => layouts.contains_key(source_id),
+            Target::Nowhere | Target::Broken(_) => true,
+        }
+    }
+}
+
+/// Jobs of the partition that a fetch would return, and their share of its payload bytes: jobs in other hands,
+/// most of them on their way to the storage, take no room again.
+fn free(active: &ActivePartition) -> (u64, u64) {
+    let taken = active.leased.saturating_add(active.importing).saturating_add(active.blocked);
+    let jobs = active.pending.saturating_sub(taken);
+    let bytes = u128::from(active.pending_bytes) * u128::from(jobs) / u128::from(active.pending.max(1));
+    (jobs, u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobsdb::Partition;
+
+    #[test]
+    fn jobs_in_other_hands_are_not_waited_for_and_take_no_room() {
+        let partition = Arc::new(Partition {
+            id: 1,
+            workspace_id: "w".to_owned(),
+            custom_val: "S3".to_owned(),
+            source_id: "s".to_owned(),
+            destination_id: "d".to_owned(),
+        });
+        for (pending, leased, importing, expected) in
+            [(10, 0, 0, (10, 1_000)), (10, 6, 2, (2, 200)), (10, 10, 0, (0, 0)), (0, 0, 0, (0, 0)), (3, 5, 0, (0, 0))]
+        {
+            let active = ActivePartition {
+                partition: Arc::clone(&partition),
+                pending,
+                pending_bytes: pending * 100,
+                leased,
+                delayed: 0,
+                blocked: 0,
+                importing,
+            };
+            assert_eq!(free(&active), expected, "{pending} {leased} {importing}");
+        }
     }
 }

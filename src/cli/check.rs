@@ -28,9 +28,11 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
     text.push_str("settings: ok\n");
     let mut errors = Vec::new();
     if let Err(problems) = check_workspace(&loaded.settings, &mut text) {
-        if arguments.config_only || has_last_good(&loaded.settings) {
+        let keeps = has_last_good(&loaded.settings);
+        if arguments.config_only || keeps {
+            let instead = if keeps { "the last good one stays" } else { "and there is no last good one" };
             for problem in problems {
-                output::line(&mut text, format_args!("workspace: refused, the last good one stays: {problem}"));
+                output::line(&mut text, format_args!("workspace: refused, {instead}: {problem}"));
             }
         } else {
             errors.extend(problems);
@@ -63,9 +65,12 @@ fn check_workspace(settings: &Settings, text: &mut String) -> Result<(), Vec<Str
     Ok(())
 }
 
-/// A node that ran before has kept the workspace that it ran with.
+/// Whether a node would run with the workspace that it ran with before. A store that cannot be looked at has
+/// none; what is wrong with it is said where the store is checked.
 fn has_last_good(settings: &Settings) -> bool {
-    settings.backend_config.keeps_last_good && storage::is_data_directory(&settings.data_dir)
+    settings.backend_config.keeps_last_good
+        && storage::is_data_directory(&settings.data_dir)
+        && backend_config::has_last_good(&settings.data_dir).unwrap_or(false)
 }
 
 /// Looks at the store, if there is one; the errors.

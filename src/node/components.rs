@@ -70,6 +70,7 @@ pub(super) fn batch_router(parts: &Parts) -> Component {
             clock: parts.clock.clone(),
             data_dir: parts.data_dir.clone(),
             board: Arc::clone(&parts.batch_board),
+            delivers: parts.settings.load().router.enabled,
         };
         Box::pin(async move { batch_router::run(deps, stop).await.map_err(|error| Ended::of(&error)) })
     });
@@ -93,7 +94,7 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
                 config: parts.config.subscribe(),
                 settings: parts.settings.clone(),
                 clock: parts.clock.clone(),
-                about: about(),
+                about: about(parts.settings.load().router.enabled),
             };
             gateway::serve(listeners, deps, stop).await.map_err(|error| Ended::of(&error))
         })
@@ -101,14 +102,14 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
     Component { name: "gateway", start }
 }
 
-/// What the ingest port says about the node: how it was built, and that it delivers.
-fn about() -> gateway::About {
+/// What the ingest port says about the node: how it was built, and whether it delivers.
+fn about(routes_events: bool) -> gateway::About {
     gateway::About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: option_env!("PINTLE_COMMIT").unwrap_or_default().to_owned(),
         build_date: option_env!("PINTLE_BUILD_DATE").unwrap_or_default().to_owned(),
         built_by: option_env!("PINTLE_BUILT_BY").unwrap_or_default().to_owned(),
-        routes_events: true,
+        routes_events,
         config_from_file: true,
     }
 }

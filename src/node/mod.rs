@@ -5,8 +5,9 @@
 //! Start, in order: log, admin sockets, store, queues, workspace configuration, processor, routers, and the
 //! ingest port last (gateway.md 1), so that whoever can connect is served. The admin API answers from the
 //! moment the queues are open and says what the node waits for. Stop is the reverse of an event's way: the
-//! gateway answers what is in flight, then deliveries, then the processor, then the store (gateway.md 8); each
-//! step has a bound, the whole has [`STOP_BOUND`]. A component that fails is started again and nobody else
+//! gateway answers what is in flight, then deliveries and the processor end, then the store (gateway.md 8); each
+//! step has a bound, the whole has [`STOP_BOUND`]. What is still busy at its bound is cut off: its events are in
+//! the store and are delivered again. A component that fails is started again and nobody else
 //! notices; a store that fails ends the process, because only opening it again can help.
 
 mod addresses;
@@ -14,10 +15,12 @@ mod backoff;
 mod components;
 mod default_archive;
 mod events;
+mod metrics_upkeep;
 mod process;
 mod progress;
 mod reload;
 mod signals;
+mod stopping;
 mod supervisor;
 mod systemd;
 
@@ -43,12 +46,11 @@ use crate::{batch_router, router};
 
 use components::Parts;
 use reload::Reloader;
+use stopping::Step;
 use supervisor::{Supervised, Watch};
 
 /// Longest time of a whole stop; after it the process ends with code 1.
 const STOP_BOUND: Duration = Duration::from_secs(15);
-/// Of that, kept for the final flush of the store.
-const CLOSE_RESERVE: Duration = Duration::from_secs(3);
 /// How often a slow step of the start asks the service manager for more time, and for how much.
 const START_TICK: Duration = Duration::from_secs(10);
 const START_EXTENSION: Duration = Duration::from_secs(60);
@@ -170,6 +172,9 @@ async fn live(
     let stop = signals::stop_signal().map_err(NodeError::Runtime)?;
     let mut hangups = signals::reload_signal().map_err(NodeError::Runtime)?;
     let metrics = Metrics::install();
+    let tidying = CancellationToken::new();
+    let _stop_tidying = tidying.clone().drop_guard();
+    tokio::spawn(metrics_upkeep::run(metrics.clone(), tidying));
     let clock = Clock::system();
     let Loaded { raw, settings, .. } = loaded;
     let data_dir = settings.data_dir.clone();
@@ -205,7 +210,9 @@ async fn live(
         gateway_addresses: Arc::new(OnceLock::new()),
     };
     let (reloads, mut reload_requests) = mpsc::channel(1);
-    let mut running = Running { jobs, configuring, vitals: Arc::clone(&vitals), data_dir, steps: Vec::new() };
+    let drain_bound = live.load().gateway.graceful_shutdown_timeout;
+    let mut running =
+        Running { jobs, configuring, vitals: Arc::clone(&vitals), data_dir, started: Vec::new(), drain_bound };
     let served = serve(
         &mut running,
         Serving {
@@ -272,9 +279,21 @@ async fn serve(
         () = stop.cancelled() => return Ok(()),
         configuration = patiently("waiting for configuration", &running.vitals, waiting) => configuration?,
     };
-    running.keep(Step::Processor, Supervised::start(components::processor(parts), watch.clone()));
-    running.keep(Step::BatchRouter, Supervised::start(components::batch_router(parts), watch.clone()));
-    running.keep(Step::Router, Supervised::start(components::router(parts), watch.clone()));
+    let (processes, delivers) = {
+        let settings = parts.settings.load();
+        (settings.processor.enabled, settings.router.enabled)
+    };
+    if processes {
+        running.keep(Step::Work, Supervised::start(components::processor(parts), watch.clone()));
+    } else {
+        switched_off(watch, "processor", "enableProcessor is false; accepted events wait");
+    }
+    running.keep(Step::Work, Supervised::start(components::batch_router(parts), watch.clone()));
+    if delivers {
+        running.keep(Step::Work, Supervised::start(components::router(parts), watch.clone()));
+    } else {
+        switched_off(watch, "router", "enableRouter is false; events wait for delivery");
+    }
     let listeners = components::open_ingest_port(parts).await?;
     running.keep(Step::Gateway, Supervised::start(components::gateway(parts, listeners), watch.clone()));
 
@@ -318,6 +337,12 @@ async fn serve(
             }
         }
     }
+}
+
+/// A component that the settings leave out.
+fn switched_off(watch: &Watch, name: &'static str, reason: &str) {
+    warn!(component = name, "{reason}");
+    watch.components.note(name, admin::ComponentState::Off, Some(reason.to_owned()), watch.clock.now_ms());
 }
 
 /// Opens the store and the queues on a thread that may block.
@@ -377,60 +402,37 @@ fn list(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The steps of a stop, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    Gateway,
-    Router,
-    BatchRouter,
-    Processor,
-    Admin,
-}
-
-impl Step {
-    /// Longest wait for this step.
-    fn bound(self) -> Duration {
-        match self {
-            Step::Gateway => Duration::from_secs(10),
-            Step::Router | Step::BatchRouter => Duration::from_secs(3),
-            Step::Processor | Step::Admin => Duration::from_secs(2),
-        }
-    }
-}
-
 /// What has been started, so that it can be stopped in order.
 struct Running {
     jobs: JobsDb,
     configuring: CancellationToken,
     vitals: Arc<Vitals>,
     data_dir: PathBuf,
-    steps: Vec<(Step, Supervised)>,
+    started: Vec<(Step, Supervised)>,
+    /// How long the gateway waits for requests in flight.
+    drain_bound: Duration,
 }
 
 impl Running {
     fn keep(&mut self, step: Step, supervised: Supervised) {
-        self.steps.push((step, supervised));
+        self.started.push((step, supervised));
     }
 
     /// Stops everything, each step within its bound, and closes the store.
-    async fn stop(mut self) -> Result<(), NodeError> {
-        let deadline = Instant::now() + STOP_BOUND;
+    async fn stop(self) -> Result<(), NodeError> {
+        let began = Instant::now();
+        let deadline = began + STOP_BOUND;
         cut_off_at(deadline);
         self.vitals.enter(Phase::Stopping);
         systemd::stopping();
         if let Err(problem) = addresses::remove(&self.data_dir) {
             warn!(%problem, "tmp/addresses.json stays behind");
         }
-        self.steps.sort_by_key(|(step, _)| *step);
-        let mut in_order = true;
-        for (step, supervised) in self.steps {
-            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(CLOSE_RESERVE);
-            in_order &= supervised.stop(step.bound().min(left)).await;
-        }
+        stopping::stop_all(self.started, stopping::Bounds::new(self.drain_bound), began).await;
         self.configuring.cancel();
         close(self.jobs, deadline).await?;
         info!("stopped");
-        if in_order { Ok(()) } else { Err(NodeError::StopTooLong) }
+        Ok(())
     }
 }
 
@@ -477,13 +479,5 @@ mod tests {
         ] {
             assert_eq!(error.exit_code(), code, "{error}");
         }
-    }
-
-    #[test]
-    fn a_stop_goes_the_way_of_an_event_and_fits_into_its_bound() {
-        let mut steps = [Step::Admin, Step::Processor, Step::Gateway, Step::BatchRouter, Step::Router];
-        steps.sort();
-        assert_eq!(steps, [Step::Gateway, Step::Router, Step::BatchRouter, Step::Processor, Step::Admin]);
-        assert!(steps.iter().all(|step| step.bound() + CLOSE_RESERVE < STOP_BOUND));
     }
 }

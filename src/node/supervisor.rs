@@ -86,7 +86,7 @@ impl Supervised {
         Supervised { name, stop, task }
     }
 
-    /// Stops it; whether it ended by itself within the bound.
+    /// Stops it; whether it ended by itself within the bound. One that did not is cut off.
     pub(super) async fn stop(mut self, bound: Duration) -> bool {
         self.stop.cancel();
         let began = Instant::now();

@@ -377,6 +377,9 @@ impl BatchRouterSettings {
     pub(crate) const BREAKER_OPEN: &str = "BatchRouter.timeout";
     pub(crate) const MAX_FAILED_COUNT: &str = "BatchRouter.maxFailedCountForJob";
     pub(crate) const RETRY_WINDOW: &str = "BatchRouter.retryTimeWindow";
+    pub(crate) const PAYLOAD_LIMIT: &str = "BatchRouter.PayloadLimit";
+    pub(crate) const STORAGE_TIMEOUT: &str = "FileManager.timeout";
+    pub(crate) const MAX_TX_BYTES: &str = "Storage.maxTxBytes";
 
     pub(crate) fn quick_node(more: &[(&str, &str)]) -> super::Settings {
         let always = [

@@ -198,8 +198,6 @@ pub(super) const NO_EFFECT: &[NoEffect] = &[
             "IdleTimeoutInSec",
             "MaxHeaderBytes",
             "GracefulShutdownTimeout",
-            "enableProcessor",
-            "enableRouter",
             "WAREHOUSE_URL",
             "SUPPRESS_USER_BACKEND_URL",
             "CONFIG_BACKEND_URL",

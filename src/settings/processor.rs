@@ -7,6 +7,7 @@ use super::catalogue::{Key, Kind, Unit};
 use super::raw::{Raw, Reader};
 
 pub(super) const KEYS: &[Key] = &[
+    Key::new("enableProcessor", Kind::Bool, "true", "Whether accepted events are processed; if not, they wait."),
     Key::new("Processor.maxLoopProcessEvents", Kind::Int, "2000", "Most jobs of one read.").hot(),
     Key::new("Processor.payloadLimit", Kind::Bytes(1), "20MiB", "Most payload bytes of one read.").hot(),
     Key::new(
@@ -42,6 +43,8 @@ pub(super) const KEYS: &[Key] = &[
 /// Settings of the processor.
 #[derive(Clone, Debug)]
 pub struct ProcessorSettings {
+    /// Whether the processor runs.
+    pub enabled: bool,
     /// Most jobs (and events) of one read.
     pub max_loop_process_events: usize,
     /// Most payload bytes of one read.
@@ -71,6 +74,7 @@ pub struct DedupSettings {
 impl ProcessorSettings {
     pub(super) fn read(r: &Reader<'_>, raw: &Arc<Raw>) -> ProcessorSettings {
         ProcessorSettings {
+            enabled: r.flag("enableProcessor"),
             max_loop_process_events: r.count("Processor.maxLoopProcessEvents").max(1),
             payload_limit: r.bytes("Processor.payloadLimit"),
             pinger_sleep: r.duration("Processor.pingerSleep").max(Duration::from_millis(10)),
@@ -101,6 +105,7 @@ mod tests {
         let settings = Settings::from_raw(&Arc::new(raw)).unwrap();
         assert_eq!(settings.processor.transform_at("GA4").as_deref(), Some("none"));
         assert_eq!(settings.processor.transform_at("WEBHOOK"), None);
+        assert!(settings.processor.enabled && settings.router.enabled);
         assert_eq!(settings.processor.max_loop_process_events, 2_000);
         assert_eq!(settings.processor.payload_limit, 20 << 20);
     }

@@ -13,6 +13,7 @@ const MINUTE: Kind = Kind::Duration(Unit::Minute);
 const WITHOUT_EFFECT: &str = "Accepted for compatibility; has no effect.";
 
 pub(super) const KEYS: &[Key] = &[
+    Key::new("enableRouter", Kind::Bool, "true", "Whether events are delivered; if not, they wait for delivery."),
     Key::new("Router.noOfWorkers", Kind::Int, "64", "Workers of one destination.")
         .also(&["Router.<TYPE>.noOfWorkers", "Router.<TYPE>.<DESTINATION>.noOfWorkers"]),
     Key::new("Router.httpTimeout", SECOND, "10s", "Longest time of one request.").also(&[
@@ -279,6 +280,8 @@ pub(super) const KEYS: &[Key] = &[
 /// Settings of the router; those of one destination type through [`RouterSettings::of_type`].
 #[derive(Clone, Debug)]
 pub struct RouterSettings {
+    /// Whether events are delivered at all, in requests and in files.
+    pub enabled: bool,
     raw: Arc<Raw>,
 }
 
@@ -374,7 +377,7 @@ impl RouterSettings {
         let general = r.within(&[]);
         let _general_is_valid = RouterTypeSettings::read(&general);
         r.absorb(general);
-        RouterSettings { raw: Arc::clone(raw) }
+        RouterSettings { enabled: r.flag("enableRouter"), raw: Arc::clone(raw) }
     }
 
     /// Settings of the destination type (`WEBHOOK`).
@@ -560,7 +563,7 @@ mod tests {
         for (name, text) in pairs {
             raw.flags.insert(name.to_ascii_lowercase(), vec![(*text).to_owned()]);
         }
-        RouterSettings { raw: Arc::new(raw) }
+        RouterSettings { enabled: true, raw: Arc::new(raw) }
     }
 
     #[test]

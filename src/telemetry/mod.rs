@@ -36,6 +36,12 @@ impl Metrics {
         Metrics { handle: handle.clone() }
     }
 
+    /// Takes what histograms gathered since the last call into their summaries, and frees it. Without it the
+    /// samples pile up until somebody scrapes.
+    pub fn tidy(&self) {
+        self.handle.run_upkeep();
+    }
+
     /// Every metric as Prometheus text.
     pub fn render(&self) -> String {
         self.handle.render()

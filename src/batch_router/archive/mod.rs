@@ -10,9 +10,10 @@ mod storage;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -36,8 +37,11 @@ const PAGE_BYTES: u64 = 4 << 20;
 /// Jobs of one page.
 const PAGE_JOBS: usize = 5_000;
 
-/// How often old local files are looked for, besides after every file.
+/// How often old local files are looked for when no file was added.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How often at most when files were added: the look walks the whole archive.
+const PRUNE_AT_MOST_EVERY: Duration = Duration::from_secs(60);
 
 /// Keeps one worker for each source that has events to archive.
 ///
@@ -48,7 +52,8 @@ pub(super) async fn run(shared: &Arc<Shared>, stop: &CancellationToken) -> Resul
     let room = Arc::new(Semaphore::new(shared.settings.load().archival.concurrency));
     let mut workers: JoinSet<Result<(), JobsDbError>> = JoinSet::new();
     let mut serving: HashMap<Id, String> = HashMap::new();
-    let mut prune_at = Instant::now();
+    let local_grew = Arc::new(AtomicBool::new(false));
+    let mut pruned: Option<Instant> = None;
     loop {
         let settings = shared.settings.load();
         let sources: BTreeSet<String> =
@@ -62,13 +67,15 @@ pub(super) async fn run(shared: &Arc<Shared>, stop: &CancellationToken) -> Resul
                 waker: shared.jobs.waker(Queue::Arc, &Select::source(&source_id)),
                 source_id: source_id.clone(),
                 room: Arc::clone(&room),
+                local_grew: Arc::clone(&local_grew),
             };
             let task = workers.spawn(worker.run(stop.clone()));
             serving.insert(task.id(), source_id);
         }
-        if prune_at <= Instant::now() {
+        if prune_is_due(pruned.map(|at| at.elapsed()), local_grew.load(Ordering::Relaxed)) {
+            local_grew.store(false, Ordering::Relaxed);
             retention::prune(shared, &settings.archival).await;
-            prune_at = Instant::now() + PRUNE_EVERY;
+            pruned = Some(Instant::now());
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -89,11 +96,35 @@ pub(super) async fn run(shared: &Arc<Shared>, stop: &CancellationToken) -> Resul
     wait_for(workers).await
 }
 
+/// Whether to look for old local files, that long after the last look.
+fn prune_is_due(since_last: Option<Duration>, local_grew: bool) -> bool {
+    let wait = if local_grew { PRUNE_AT_MOST_EVERY } else { PRUNE_EVERY };
+    since_last.is_none_or(|since| since >= wait)
+}
+
 struct SourceWorker {
     shared: Arc<Shared>,
     waker: Arc<Notify>,
     source_id: String,
     room: Arc<Semaphore>,
+    /// Told of every new file in the local archive.
+    local_grew: Arc<AtomicBool>,
+}
+
+/// What one turn has to do.
+enum Work<'a> {
+    /// Nothing; whether the next turn may come at once.
+    Done(bool),
+    /// A finished file is to be stored.
+    Store(Box<ToStore<'a>>),
+}
+
+/// A finished file and where it goes.
+struct ToStore<'a> {
+    workspace_id: String,
+    choice: Choice,
+    gathered: Gathered,
+    _place: SemaphorePermit<'a>,
 }
 
 /// A file whose events are in hand.
@@ -147,9 +178,12 @@ impl SourceWorker {
             // The settings may have changed during the wait.
             let settings = self.shared.settings.load();
             let archival = &settings.archival;
-            let stored = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                stored = self.archive(archival) => stored?,
+            let Some(work) = stop.run_until_cancelled(self.prepare(archival)).await else { return Ok(()) };
+            let stored = match work? {
+                Work::Done(stored) => stored,
+                // Not cut short by a stop: a file that is stored but whose events still wait would be stored again.
+                // Whoever waits for this worker bounds it.
+                Work::Store(file) => self.finish(archival, *file).await?,
             };
             last_file = Instant::now();
             not_before = if stored { last_file } else { last_file + archival.min_worker_sleep };
@@ -168,25 +202,30 @@ impl SourceWorker {
         own.map(|active| active.partition.workspace_id.clone()).unwrap_or_default()
     }
 
-    /// Makes one file, or gives the jobs up when there is no storage. `false` = try again later.
-    async fn archive(&self, archival: &ArchivalSettings) -> Result<bool, JobsDbError> {
-        let Some(snapshot) = self.shared.config.borrow().clone() else { return Ok(false) };
+    /// Makes one file, or gives the jobs up when there is no storage. Cut short, it leaves the events as they were.
+    async fn prepare(&self, archival: &ArchivalSettings) -> Result<Work<'_>, JobsDbError> {
+        let Some(snapshot) = self.shared.config.borrow().clone() else { return Ok(Work::Done(false)) };
         let workspace_id = self.workspace_id();
         let choice = storage::choose(archival, snapshot.workspaces.get(&workspace_id).map(Arc::as_ref));
         if choice == Choice::None {
             self.abort_all(&format!("gw archival disabled for workspace {workspace_id}")).await?;
-            return Ok(true);
+            return Ok(Work::Done(true));
         }
-        let Ok(_permit) = self.room.acquire().await else { return Ok(false) };
-        let gathered = match self.gather(archival).await? {
-            Ok(Some(gathered)) => gathered,
-            Ok(None) => return Ok(true),
+        let Ok(place) = self.room.acquire().await else { return Ok(Work::Done(false)) };
+        match self.gather(archival).await? {
+            Ok(Some(gathered)) => Ok(Work::Store(Box::new(ToStore { workspace_id, choice, gathered, _place: place }))),
+            Ok(None) => Ok(Work::Done(true)),
             Err(problem) => {
                 events::archived(&self.source_id, 0, Err(&problem));
                 self.shared.board.archive(&self.source_id, |figures| figures.last_error = Some(problem));
-                return Ok(false);
+                Ok(Work::Done(false))
             }
-        };
+        }
+    }
+
+    /// Stores the file and ends its jobs. `false` = try again later.
+    async fn finish(&self, archival: &ArchivalSettings, file: ToStore<'_>) -> Result<bool, JobsDbError> {
+        let ToStore { workspace_id, choice, gathered, _place } = file;
         let count = gathered.finished.events;
         let stored = self.store(archival, &choice, &workspace_id, &gathered).await;
         let Gathered { path, leases, .. } = gathered;
@@ -212,7 +251,7 @@ impl SourceWorker {
                     figures.events += count;
                 });
                 if matches!(choice, Choice::Local(_)) {
-                    retention::prune(&self.shared, archival).await;
+                    self.local_grew.store(true, Ordering::Relaxed);
                 }
                 Ok(true)
             }
@@ -360,4 +399,23 @@ pub(super) fn empty_work_folder(data_dir: &std::path::Path) -> std::io::Result<(
         true
     })?;
     files.iter().try_for_each(|file| remove_if_there(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_archive_is_looked_through_at_most_once_a_minute() {
+        let seconds = |s| Some(Duration::from_secs(s));
+        for (since_last, local_grew, due) in [
+            (None, false, true),
+            (seconds(59), true, false),
+            (seconds(60), true, true),
+            (seconds(3_599), false, false),
+            (seconds(3_600), false, true),
+        ] {
+            assert_eq!(prune_is_due(since_last, local_grew), due, "{since_last:?} {local_grew}");
+        }
+    }
 }
