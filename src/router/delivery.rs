@@ -24,6 +24,7 @@ use super::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED
 use super::response::stored_text;
 use super::status_table::is_success;
 use super::wire::WireRequest;
+use crate::destination::resolve;
 
 /// Code of a request that got no answer.
 const NO_ANSWER: i32 = 504;
@@ -211,18 +212,14 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer
         return if kind.addresses.allows(address) { Ok(()) } else { Err(refused()) };
     }
     if guarded && kind.uses_proxy {
-        let resolving = tokio::time::timeout(kind.connect_timeout, resolve(name.to_owned())).await;
+        let resolving = tokio::time::timeout(kind.connect_timeout, resolve::resolve(name)).await;
         if let Ok(Ok(addresses)) = resolving
-            && !kind.addresses.allow_all(&addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>())
+            && !kind.addresses.allow_all(&addresses)
         {
             return Err(refused());
         }
     }
     Ok(())
-}
-
-async fn resolve(name: String) -> io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
 }
 
 /// Resolves once and hands out only addresses that were judged.
@@ -232,12 +229,12 @@ impl Resolve for JudgingResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let rules = Arc::clone(&self.0);
         Box::pin(async move {
-            let addresses = resolve(name.as_str().to_owned()).await?;
-            let judged: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
-            if !rules.allow_all(&judged) {
+            let addresses = resolve::resolve(name.as_str()).await?;
+            if !rules.allow_all(&addresses) {
                 return Err(Box::new(AddressRefused) as Box<dyn StdError + Send + Sync>);
             }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            // The connector knows the port.
+            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
     }
 }
