@@ -26,7 +26,7 @@ use super::shared::{Common, Shared};
 use super::status_writer;
 use super::throttle::{Adaptive, Rate, Throttler};
 use super::unreachable::Allowance;
-use super::walk::{DEEP_REST, LARGEST_PAGE, Walk};
+use super::walk::{DEEP_REST, LARGEST_PAGE, SMALLEST_PAGE, Walk};
 use super::worker::Worker;
 use crate::backend_config::Snapshot;
 use crate::jobsdb::{Queue, Select};
@@ -34,8 +34,6 @@ use crate::settings::Settings;
 
 /// Results on their way to the writer.
 const RESULTS: usize = 2_000;
-/// Least jobs of a query after a pass that gave most of them back.
-const SMALLEST_PAGE: usize = 64;
 /// Rest between a pass and the next one that room or a stored result asks for.
 const SHORT_REST: Duration = Duration::from_millis(2);
 /// Rest after a pass that gave jobs back, before news of the queue counts; those may be our own.

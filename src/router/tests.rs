@@ -410,3 +410,20 @@ async fn a_single_event_is_delivered_at_once() {
     }
     kit.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_busy_user_of_a_slow_destination_does_not_hold_back_the_others() {
+    let receiver = Receiver::start(|body, _| (body["user"] != "busy").then_some(200)).await;
+    let mut kit = Kit::new(&[("Router.noOfWorkers", "4"), ("Router.httpTimeout", "3s")], &[("d", true)]);
+    kit.store("d", receiver.address, &numbers("busy", 1_500)).await;
+    eventually("the busy user's worker is full", || !receiver.got.lock().is_empty()).await;
+    let others: Vec<String> = (0..8).map(|n| format!("u{n}")).collect();
+    let key = |user: &str| worker_index::of(&format!("w:d:{user}"), 4);
+    let others: Vec<&str> = others.iter().map(String::as_str).filter(|user| key(user) != key("busy")).collect();
+    let events: Vec<(&str, u64)> = others.iter().map(|user| (*user, 0)).collect();
+    let started = Instant::now();
+    kit.store("d", receiver.address, &events).await;
+    eventually("the others are delivered", || others.iter().all(|user| receiver.numbers_of(user) == [0])).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    kit.stop().await;
+}

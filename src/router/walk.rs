@@ -23,6 +23,8 @@ const HELD_BYTES: u64 = 256 << 20;
 const HELD_BYTES_EACH: u64 = 4 << 20;
 /// Rest between two passes that look beyond jobs which cannot run, and the longest one when they find nothing.
 pub(super) const DEEP_REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Least jobs of a query that follows one which gave most of its jobs back.
+pub(super) const SMALLEST_PAGE: usize = 64;
 /// Most jobs of one query, so that decisions never hold up the workers for long.
 pub(super) const LARGEST_PAGE: usize = 1_000;
 
@@ -97,7 +99,10 @@ impl Partition {
                 walk.has_more |= query == 0;
                 return Ok(());
             }
-            let limits = Limits { jobs: size.min(free).max(1), events: 0, bytes: budget - held };
+            // The first query asks for what there is room for. Later ones look behind jobs that cannot run, which
+            // are often those of one busy user, and give back what there is no room for.
+            let jobs = if query == 0 { size.min(free).max(1) } else { size };
+            let limits = Limits { jobs, events: 0, bytes: budget - held };
             let fetched = self.common.jobs.fetch_async(Queue::Rt, &self.select, limits).await;
             let page = fetched.map_err(|source| RouterError::Store { destination: self.shared.id.clone(), source })?;
             let fetched = page.jobs.len();
@@ -116,7 +121,7 @@ impl Partition {
             if !page.limits_reached || discarded <= tolerated {
                 return Ok(());
             }
-            size = discarded.min(LARGEST_PAGE);
+            size = discarded.saturating_mul(2).clamp(SMALLEST_PAGE, LARGEST_PAGE);
         }
         Ok(())
     }
