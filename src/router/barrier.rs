@@ -70,11 +70,22 @@ enum Ordering {
     HalfEnabled,
 }
 
+/// The job that a key waits for.
+#[derive(Clone, Copy, Debug)]
+struct FailedJob {
+    id: u64,
+    /// The store knows of the failure, so it keeps later jobs of the key to itself until this one has ended.
+    stored: bool,
+    /// It is let in again, and will say how it ended.
+    inside: bool,
+}
+
+/// Disabled states know no failed job: they begin without, and failures do not reach them.
 #[derive(Debug)]
 struct KeyState {
     ordering: Ordering,
     since_ms: i64,
-    failed_job: Option<u64>,
+    failed_job: Option<FailedJob>,
     concurrency: Option<HashSet<u64>>,
     drain: Option<HashSet<u64>>,
 }
@@ -85,6 +96,9 @@ impl KeyState {
     }
 
     fn leave(&mut self, job: u64) {
+        if let Some(failed) = self.failed_job.as_mut().filter(|failed| failed.id == job) {
+            failed.inside = false;
+        }
         if let Some(concurrency) = &mut self.concurrency {
             concurrency.remove(&job);
         }
@@ -113,12 +127,19 @@ impl KeyState {
     }
 }
 
+/// What takes effect at the next [`Barrier::sync`].
+#[derive(Clone, Copy, Debug)]
+enum Queued {
+    Ended(Ended),
+    FailureStored,
+}
+
 /// The barrier of one partition.
 #[derive(Debug)]
 pub struct Barrier {
     params: Params,
     keys: HashMap<String, KeyState>,
-    queued: Vec<(String, u64, Ended)>,
+    queued: Vec<(String, u64, Queued)>,
     illegal: Vec<Illegal>,
     newly_disabled: u64,
 }
@@ -137,8 +158,23 @@ impl Barrier {
     /// Turns the ordering of a known key off, because the operator listed its workspace or destination.
     pub fn disable(&mut self, key: &str, now_ms: i64) {
         if let Some(state) = self.keys.get_mut(key) {
-            state.ordering = Ordering::Disabled;
-            state.since_ms = now_ms;
+            *state = KeyState::new(Ordering::Disabled, now_ms, true);
+        }
+    }
+
+    /// Takes note that the store offered a job of the key that was never attempted.
+    ///
+    /// The store hides such jobs behind an earlier failed one that it knows of. So if the key waits for one whose
+    /// failure is stored and which nobody holds, that job has ended elsewhere (too old, put aside as unreadable):
+    /// it counts as given up. Sound only for jobs that were fetched after the last [`Barrier::sync`].
+    pub fn offered(&mut self, key: &str, job: u64) {
+        let drain_limit = self.params.drain_limit;
+        let Some(state) = self.keys.get_mut(key) else {
+            return;
+        };
+        if state.failed_job.is_some_and(|failed| failed.stored && !failed.inside && failed.id < job) {
+            state.failed_job = None;
+            state.drain = (drain_limit > 0).then(HashSet::new);
         }
     }
 
@@ -173,14 +209,15 @@ impl Barrier {
         {
             return Entry { accepted: false, failed_job: None };
         }
-        let failed_job = state.failed_job;
-        if let Some(failed) = failed_job {
-            if failed > job && state.ordering == Ordering::Enabled {
+        let failed_job = state.failed_job.map(|failed| failed.id);
+        if let Some(failed) = &mut state.failed_job {
+            if failed.id > job && state.ordering == Ordering::Enabled {
                 self.illegal.push(Illegal::Enter);
             }
-            if failed != job {
+            if failed.id != job {
                 return Entry { accepted: false, failed_job };
             }
+            failed.inside = true;
         }
         if let Some(concurrency) = &mut state.concurrency {
             concurrency.insert(job);
@@ -204,7 +241,7 @@ impl Barrier {
         let Some(state) = self.keys.get(key) else {
             return (false, None);
         };
-        let Some(failed) = state.failed_job.filter(|_| state.ordering != Ordering::Disabled) else {
+        let Some(FailedJob { id: failed, .. }) = state.failed_job else {
             return (false, None);
         };
         if failed > job && state.ordering == Ordering::Enabled {
@@ -221,8 +258,8 @@ impl Barrier {
         }
         state.leave(job);
         match state.failed_job {
-            None => state.failed_job = Some(job),
-            Some(failed) if failed > job && state.ordering == Ordering::Enabled => {
+            None => state.failed_job = Some(FailedJob { id: job, stored: false, inside: false }),
+            Some(failed) if failed.id > job && state.ordering == Ordering::Enabled => {
                 self.illegal.push(Illegal::JobFailed);
             }
             Some(_) => {}
@@ -232,17 +269,37 @@ impl Barrier {
 
     /// Says how the job ended, after that is stored. Takes effect at the next [`Barrier::sync`].
     pub fn ended(&mut self, key: &str, job: u64, ended: Ended) {
+        self.queue(key, job, Queued::Ended(ended));
+    }
+
+    /// Says that the failure of the job is stored. Takes effect at the next [`Barrier::sync`].
+    pub fn failure_stored(&mut self, key: &str, job: u64) {
+        self.queue(key, job, Queued::FailureStored);
+    }
+
+    fn queue(&mut self, key: &str, job: u64, what: Queued) {
         if self.keys.contains_key(key) {
-            self.queued.push((key.to_owned(), job, ended));
+            self.queued.push((key.to_owned(), job, what));
         }
     }
 
-    /// Applies what was queued; how much that was.
+    /// Applies what was queued; how many ends that were.
     pub fn sync(&mut self) -> usize {
         let queued = std::mem::take(&mut self.queued);
-        let applied = queued.len();
-        for (key, job, ended) in queued {
-            self.apply(&key, job, ended);
+        let mut applied = 0;
+        for (key, job, what) in queued {
+            match what {
+                Queued::Ended(ended) => {
+                    self.apply(&key, job, ended);
+                    applied += 1;
+                }
+                Queued::FailureStored => {
+                    let failed = self.keys.get_mut(&key).and_then(|state| state.failed_job.as_mut());
+                    if let Some(failed) = failed.filter(|failed| failed.id == job) {
+                        failed.stored = true;
+                    }
+                }
+            }
         }
         applied
     }
@@ -261,7 +318,7 @@ impl Barrier {
             return;
         }
         state.leave(job);
-        if state.failed_job.is_some_and(|failed| failed != job) {
+        if state.failed_job.is_some_and(|failed| failed.id != job) {
             return;
         }
         let had_failed = state.failed_job.take().is_some();
@@ -387,6 +444,42 @@ mod tests {
         assert_eq!(barrier.must_wait("k", 4), (true, Some(5)));
         barrier.failed("k", 4, 0);
         assert_eq!(barrier.take_illegal(), [Illegal::Enter, Illegal::Wait, Illegal::JobFailed]);
+    }
+
+    #[test]
+    fn turning_order_off_forgets_the_failed_job() {
+        let mut barrier = Barrier::new(PARAMS);
+        assert!(accepted(&mut barrier, 1));
+        barrier.failed("k", 1, 0);
+        barrier.disable("k", 0);
+        assert!(accepted(&mut barrier, 2) && !barrier.must_wait("k", 2).0);
+        let half_enabled_ms = 1_200_001;
+        assert!(!barrier.is_disabled("k", half_enabled_ms));
+        assert!(barrier.enter("k", 3, half_enabled_ms).accepted);
+    }
+
+    #[test]
+    fn a_failed_job_that_ended_elsewhere_frees_its_key() {
+        let mut barrier = Barrier::new(PARAMS);
+        barrier.failed("k", 1, 0);
+        // Fetched before the failure was stored: says nothing.
+        barrier.offered("k", 2);
+        assert!(!accepted(&mut barrier, 2));
+        barrier.failure_stored("k", 1);
+        barrier.sync();
+        barrier.offered("k", 1);
+        assert!(!accepted(&mut barrier, 2));
+        // While it is let in again it says itself how it ends.
+        assert!(accepted(&mut barrier, 1));
+        barrier.offered("k", 2);
+        assert!(!accepted(&mut barrier, 2));
+        barrier.ended("k", 1, Ended::Waiting);
+        barrier.sync();
+        barrier.offered("k", 2);
+        assert!(accepted(&mut barrier, 2) && !accepted(&mut barrier, 3));
+        barrier.ended("k", 2, Ended::Handled);
+        barrier.sync();
+        assert_eq!(barrier.size(), 0);
     }
 
     #[test]

@@ -110,13 +110,15 @@ fn outcome(shared: &Shared, finished: &Finished) -> Outcome {
 fn stored(shared: &Shared, batch: Vec<Finished>) {
     {
         let mut barrier = shared.barrier.lock();
-        for finished in batch.iter().filter(|finished| finished.held.ordered) {
-            let ended = match finished.judged.verdict {
-                Verdict::Failed => continue,
-                Verdict::Succeeded | Verdict::Filtered => Ended::Handled,
-                Verdict::Aborted => Ended::Aborted,
-            };
-            barrier.ended(&finished.held.order_key, finished.held.job.id, ended);
+        for finished in &batch {
+            let (key, job) = (&finished.held.order_key, finished.held.job.id);
+            // A job that was started without order may be the one that its key waits for since before.
+            match finished.judged.verdict {
+                Verdict::Failed if finished.held.ordered => barrier.failure_stored(key, job),
+                Verdict::Failed => {}
+                Verdict::Succeeded | Verdict::Filtered => barrier.ended(key, job, Ended::Handled),
+                Verdict::Aborted => barrier.ended(key, job, Ended::Aborted),
+            }
         }
     }
     report(shared, &batch);

@@ -154,6 +154,8 @@ impl Partition {
                 let order_is_off = plan.order_is_off(&partition.workspace_id);
                 if order_is_off {
                     barrier.disable(order_key, now_ms);
+                } else if job.last.is_none() {
+                    barrier.offered(order_key, job.id);
                 }
                 let candidate = Candidate {
                     id: job.id,
