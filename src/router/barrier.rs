@@ -8,6 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+/// Keys that nothing happens to are forgotten after this time at the least.
+const FORGET_AFTER: Duration = Duration::from_secs(3_600);
+
 /// The bounds of the barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Params {
@@ -85,6 +88,8 @@ struct FailedJob {
 struct KeyState {
     ordering: Ordering,
     since_ms: i64,
+    /// When a job of the key last asked to start or failed.
+    used_ms: i64,
     failed_job: Option<FailedJob>,
     concurrency: Option<HashSet<u64>>,
     drain: Option<HashSet<u64>>,
@@ -92,7 +97,12 @@ struct KeyState {
 
 impl KeyState {
     fn new(ordering: Ordering, since_ms: i64, counts: bool) -> KeyState {
-        KeyState { ordering, since_ms, failed_job: None, concurrency: counts.then(HashSet::new), drain: None }
+        KeyState {
+            ordering,
+            since_ms,
+            used_ms: since_ms,
+            failed_job: None,
+            concurrency: counts.then(HashSet::new), drain: None }
     }
 
     fn leave(&mut self, job: u64) {
@@ -112,6 +122,12 @@ impl KeyState {
             && self.failed_job.is_none()
             && self.concurrency.as_ref().is_none_or(HashSet::is_empty)
             && self.drain.is_none()
+    }
+
+    /// Whether nothing of the key is under way or waited for; a state without order or a limit may remain.
+    fn is_idle(&self) -> bool {
+        let is_empty = |jobs: &Option<HashSet<u64>>| jobs.as_ref().is_none_or(HashSet::is_empty);
+        self.failed_job.is_none() && is_empty(&self.concurrency) && is_empty(&self.drain)
     }
 
     /// One step along disabled, half-enabled, enabled when its time is over.
@@ -191,6 +207,7 @@ impl Barrier {
             return Entry { accepted: true, failed_job: None };
         };
         state.age(&params, now_ms);
+        state.used_ms = now_ms;
         if state.ordering == Ordering::Disabled {
             return Entry { accepted: true, failed_job: None };
         }
@@ -256,6 +273,7 @@ impl Barrier {
         if state.ordering == Ordering::Disabled {
             return;
         }
+        state.used_ms = now_ms;
         state.leave(job);
         match state.failed_job {
             None => state.failed_job = Some(FailedJob { id: job, stored: false, inside: false }),
@@ -327,6 +345,14 @@ impl Barrier {
             state.drain = Some(HashSet::new());
         }
         self.remove_if_inactive(key);
+    }
+
+    /// Forgets keys that were not used for an hour and only remember a state that is over by then (order off or
+    /// watched, few at a time): users who never come back must not take memory for ever.
+    pub fn sweep(&mut self, now_ms: i64) {
+        let longest = FORGET_AFTER.max(self.params.disabled.saturating_add(self.params.half_enabled));
+        let longest_ms = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+        self.keys.retain(|_, state| !state.is_idle() || now_ms.saturating_sub(state.used_ms) <= longest_ms);
     }
 
     /// Whether ordering is off for the key now.
@@ -492,6 +518,27 @@ mod tests {
         let mut unbounded = Barrier::new(Params { key_threshold: 0, ..PARAMS });
         assert!(accepted(&mut unbounded, 1));
         assert_eq!(unbounded.size(), 0);
+    }
+
+    #[test]
+    fn keys_whose_users_never_come_back_are_swept_after_an_hour() {
+        let mut barrier = Barrier::new(PARAMS);
+        barrier.failed("drained", 1, 0);
+        barrier.ended("drained", 1, Ended::Aborted);
+        barrier.failed("failed", 1, 0);
+        for job in 1..=4 {
+            assert!(barrier.enter("disabled", job, 0).accepted);
+        }
+        assert!(barrier.enter("inside", 1, 0).accepted);
+        barrier.sync();
+        barrier.sweep(3_600_000);
+        assert_eq!(barrier.size(), 4);
+        barrier.sweep(3_600_001);
+        assert_eq!(barrier.size(), 2);
+        barrier.ended("inside", 1, Ended::Handled);
+        barrier.ended("failed", 1, Ended::Handled);
+        barrier.sync();
+        assert_eq!(barrier.size(), 0);
     }
 
     proptest::proptest! {

@@ -44,6 +44,8 @@ const LONGEST_REST: Duration = Duration::from_millis(250);
 const THROTTLED_REST: Duration = Duration::from_millis(50);
 /// Time between two samples that keep an idle destination visible.
 const STILL_HERE: Duration = Duration::from_secs(15);
+/// Time between two sweeps of the barrier.
+const SWEEP: Duration = Duration::from_secs(60);
 /// A pause older than this raises an alert.
 const OLD_PAUSE_MS: i64 = 24 * 3_600 * 1_000;
 
@@ -90,6 +92,7 @@ pub(super) struct Partition {
     refill_mark: usize,
     unknown_since: Option<Instant>,
     last_sample: Instant,
+    last_sweep: Instant,
     told_old_pause: bool,
 }
 
@@ -150,6 +153,7 @@ pub(super) async fn run(
         refill_mark: 0,
         unknown_since: None,
         last_sample: now,
+        last_sweep: now,
         told_old_pause: false,
     };
     let nothing_held = CancellationToken::new();
@@ -257,7 +261,7 @@ impl Partition {
     async fn pass(&mut self) -> Result<Next, RouterError> {
         let plan = self.shared.plan.load_full();
         let now_ms = self.common.clock.now_ms();
-        self.sync_barrier(&plan);
+        self.sync_barrier(&plan, now_ms);
         self.adapt(&plan);
         if self.last_sample.elapsed() >= STILL_HERE {
             self.last_sample = Instant::now();
@@ -286,9 +290,13 @@ impl Partition {
         Ok(self.next(&plan, &walk, &slots, now_ms))
     }
 
-    fn sync_barrier(&self, plan: &Plan) {
+    fn sync_barrier(&mut self, plan: &Plan, now_ms: i64) {
         let mut barrier = self.shared.barrier.lock();
         barrier.sync();
+        if self.last_sweep.elapsed() >= SWEEP {
+            self.last_sweep = Instant::now();
+            barrier.sweep(now_ms);
+        }
         for illegal in barrier.take_illegal() {
             events::illegal_sequence(&plan.labels, illegal);
         }
