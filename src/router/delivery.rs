@@ -151,10 +151,10 @@ impl Courier {
     }
 
     fn client(&self, kind: &ClientKind) -> Result<Client, reqwest::Error> {
-        let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(kind) {
+        if let Some(client) = self.clients.lock().get(kind) {
             return Ok(client.clone());
         }
+        // Reading the certificates of the system takes long: nobody else waits for it.
         let mut builder = Client::builder()
             .redirect(redirect::Policy::none())
             .referer(false)
@@ -171,8 +171,7 @@ impl Courier {
             builder = builder.no_proxy();
         }
         let client = builder.build()?;
-        clients.insert(kind.clone(), client.clone());
-        Ok(client)
+        Ok(self.clients.lock().entry(kind.clone()).or_insert(client).clone())
     }
 }
 
