@@ -102,7 +102,9 @@ impl KeyState {
             since_ms,
             used_ms: since_ms,
             failed_job: None,
-            concurrency: counts.then(HashSet::new), drain: None }
+            concurrency: counts.then(HashSet::new),
+            drain: None,
+        }
     }
 
     fn leave(&mut self, job: u64) {

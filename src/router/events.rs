@@ -8,6 +8,7 @@ use super::barrier::Illegal;
 use super::drain::Reason;
 use super::pickup::Discard;
 use super::status_table::Verdict;
+use crate::jobsdb::JobsDbError;
 
 /// The labels of one destination, made once.
 #[derive(Clone, Debug)]
@@ -217,6 +218,16 @@ pub fn stale_outcomes(labels: &Labels, jobs: usize) {
 /// A worker met a fault of the program; the job is retried.
 pub fn worker_fault(labels: &Labels, job: u64) {
     tracing::error!(destination = %labels.dest_id, job, "internal error while delivering; the job is retried");
+}
+
+/// The stop of the node could not wait for deliveries under way.
+pub fn cut_off(labels: &Labels, jobs: usize) {
+    tracing::info!(destination = %labels.dest_id, jobs, "deliveries under way were cut off by the stop; they are repeated after the next start");
+}
+
+/// The store stopped before the last results were in it.
+pub fn results_dropped(labels: &Labels, error: &JobsDbError) {
+    tracing::info!(destination = %labels.dest_id, %error, "the last results were not stored before the stop; their jobs are delivered again");
 }
 
 /// The store takes nothing at the moment.

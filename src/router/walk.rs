@@ -14,7 +14,7 @@ use super::pickup::{Candidate, Decision, Discard, Pass, PassRules};
 use super::plan::Plan;
 use super::retry_limit::{self, LastAttempt};
 use super::throttle::{adapted_query_size, cost};
-use super::worker::{Held, assign};
+use super::worker::{Held, Prepared, assign};
 use crate::jobsdb::{Job, JobState, Lease, Limits, Queue};
 
 /// Payload bytes that all destinations together may hold.
@@ -140,16 +140,16 @@ impl Partition {
             let aborts = self.reason_to_abort(plan, &job, &facts, now_ms);
             let partition = &job.partition;
             let order_key = format!("{}:{}:{}", partition.workspace_id, partition.destination_id, job.user_id);
-            Held { job, facts, order_key, ordered: false, aborts, is_probe: walk.is_probe }
+            Prepared { job, facts, order_key, aborts }
         };
-        let prepared: Vec<Held> = jobs.into_iter().map(prepare).collect();
-        let mut starting: Vec<(usize, Held)> = Vec::with_capacity(prepared.len());
+        let prepared: Vec<Prepared> = jobs.into_iter().map(prepare).collect();
+        let mut starting: Vec<(usize, bool, Prepared)> = Vec::with_capacity(prepared.len());
         {
             let mut barrier = self.shared.barrier.lock();
-            for mut held in prepared {
-                let (job, facts, aborts) = (&held.job, &held.facts, held.aborts);
+            for prepared in prepared {
+                let (job, facts, aborts) = (&prepared.job, &prepared.facts, prepared.aborts);
                 let partition = &job.partition;
-                let order_key = held.order_key.as_str();
+                let order_key = prepared.order_key.as_str();
                 let failed = job.last.as_ref().filter(|last| last.state == JobState::Failed && last.status.attempt > 0);
                 let order_is_off = plan.order_is_off(&partition.workspace_id);
                 if order_is_off {
@@ -190,8 +190,7 @@ impl Partition {
                     Decision::Reserve { worker, ordered } => {
                         walk.reserved += 1;
                         walk.drained += usize::from(aborts.is_some());
-                        held.ordered = ordered;
-                        starting.push((worker, held));
+                        starting.push((worker, ordered, prepared));
                     }
                     Decision::Discard(reason) => {
                         walk.discarded_bytes += u64::try_from(job.payload.len()).unwrap_or(u64::MAX);
@@ -201,10 +200,8 @@ impl Partition {
                 }
             }
         }
-        let bytes = starting.iter().map(|(_, held)| held.bytes()).sum();
-        self.shared.held_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.shared.held_jobs.fetch_add(starting.len(), Ordering::AcqRel);
-        for (worker, held) in starting {
+        for (worker, ordered, prepared) in starting {
+            let held = Held::new(&self.shared, prepared, ordered, walk.is_probe);
             if held.is_probe {
                 self.shared.reach.lock().probe_started();
             }
