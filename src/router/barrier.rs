@@ -5,7 +5,7 @@
 //! effect at the next [`Barrier::sync`], which pick-up calls before it looks at jobs. A plain state machine: no
 //! clock of its own, no lock, no I/O.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Keys that nothing happens to are forgotten after this time at the least.
@@ -73,6 +73,41 @@ enum Ordering {
     HalfEnabled,
 }
 
+/// What stands for an order key: two users that ever share it only wait for each other.
+pub(super) fn hash_of(key: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key.as_bytes())
+}
+
+/// Ids of jobs, ascending. Most keys have one or two, which come in order.
+#[derive(Debug, Default)]
+struct Jobs(Vec<u64>);
+
+impl Jobs {
+    fn contains(&self, job: u64) -> bool {
+        self.0.binary_search(&job).is_ok()
+    }
+
+    fn insert(&mut self, job: u64) {
+        if let Err(at) = self.0.binary_search(&job) {
+            self.0.insert(at, job);
+        }
+    }
+
+    fn remove(&mut self, job: u64) {
+        if let Ok(at) = self.0.binary_search(&job) {
+            self.0.remove(at);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// The job that a key waits for.
 #[derive(Clone, Copy, Debug)]
 struct FailedJob {
@@ -91,8 +126,8 @@ struct KeyState {
     /// When a job of the key last asked to start or failed.
     used_ms: i64,
     failed_job: Option<FailedJob>,
-    concurrency: Option<HashSet<u64>>,
-    drain: Option<HashSet<u64>>,
+    concurrency: Option<Jobs>,
+    drain: Option<Jobs>,
 }
 
 impl KeyState {
@@ -102,7 +137,7 @@ impl KeyState {
             since_ms,
             used_ms: since_ms,
             failed_job: None,
-            concurrency: counts.then(HashSet::new),
+            concurrency: counts.then(Jobs::default),
             drain: None,
         }
     }
@@ -112,23 +147,23 @@ impl KeyState {
             failed.inside = false;
         }
         if let Some(concurrency) = &mut self.concurrency {
-            concurrency.remove(&job);
+            concurrency.remove(job);
         }
         if let Some(drain) = &mut self.drain {
-            drain.remove(&job);
+            drain.remove(job);
         }
     }
 
     fn is_inactive(&self) -> bool {
         self.ordering == Ordering::Enabled
             && self.failed_job.is_none()
-            && self.concurrency.as_ref().is_none_or(HashSet::is_empty)
+            && self.concurrency.as_ref().is_none_or(Jobs::is_empty)
             && self.drain.is_none()
     }
 
     /// Whether nothing of the key is under way or waited for; a state without order or a limit may remain.
     fn is_idle(&self) -> bool {
-        let is_empty = |jobs: &Option<HashSet<u64>>| jobs.as_ref().is_none_or(HashSet::is_empty);
+        let is_empty = |jobs: &Option<Jobs>| jobs.as_ref().is_none_or(Jobs::is_empty);
         self.failed_job.is_none() && is_empty(&self.concurrency) && is_empty(&self.drain)
     }
 
@@ -156,8 +191,8 @@ enum Queued {
 #[derive(Debug)]
 pub struct Barrier {
     params: Params,
-    keys: HashMap<String, KeyState>,
-    queued: Vec<(String, u64, Queued)>,
+    keys: HashMap<u64, KeyState>,
+    queued: Vec<(u64, u64, Queued)>,
     illegal: Vec<Illegal>,
     newly_disabled: u64,
 }
@@ -175,7 +210,7 @@ impl Barrier {
 
     /// Turns the ordering of a known key off, because the operator listed its workspace or destination.
     pub fn disable(&mut self, key: &str, now_ms: i64) {
-        if let Some(state) = self.keys.get_mut(key) {
+        if let Some(state) = self.keys.get_mut(&hash_of(key)) {
             *state = KeyState::new(Ordering::Disabled, now_ms, true);
         }
     }
@@ -187,25 +222,26 @@ impl Barrier {
     /// it counts as given up. Sound only for jobs that were fetched after the last [`Barrier::sync`].
     pub fn offered(&mut self, key: &str, job: u64) {
         let drain_limit = self.params.drain_limit;
-        let Some(state) = self.keys.get_mut(key) else {
+        let Some(state) = self.keys.get_mut(&hash_of(key)) else {
             return;
         };
         if state.failed_job.is_some_and(|failed| failed.stored && !failed.inside && failed.id < job) {
             state.failed_job = None;
-            state.drain = (drain_limit > 0).then(HashSet::new);
+            state.drain = (drain_limit > 0).then(Jobs::default);
         }
     }
 
     /// Asks whether the job may start (4.2).
     pub fn enter(&mut self, key: &str, job: u64, now_ms: i64) -> Entry {
         let params = self.params;
-        if !self.keys.contains_key(key) {
+        let key = hash_of(key);
+        if !self.keys.contains_key(&key) {
             if params.key_threshold == 0 {
                 return Entry { accepted: true, failed_job: None };
             }
-            self.keys.insert(key.to_owned(), KeyState::new(Ordering::Enabled, now_ms, true));
+            self.keys.insert(key, KeyState::new(Ordering::Enabled, now_ms, true));
         }
-        let Some(state) = self.keys.get_mut(key) else {
+        let Some(state) = self.keys.get_mut(&key) else {
             return Entry { accepted: true, failed_job: None };
         };
         state.age(&params, now_ms);
@@ -217,14 +253,14 @@ impl Barrier {
             && state
                 .concurrency
                 .as_ref()
-                .is_some_and(|jobs| !jobs.contains(&job) && jobs.len() >= params.key_threshold);
+                .is_some_and(|jobs| !jobs.contains(job) && jobs.len() >= params.key_threshold);
         if too_many {
             *state = KeyState::new(Ordering::Disabled, now_ms, true);
             self.newly_disabled += 1;
             return Entry { accepted: true, failed_job: None };
         }
         if params.drain_limit > 0
-            && state.drain.as_ref().is_some_and(|jobs| !jobs.contains(&job) && jobs.len() >= params.drain_limit)
+            && state.drain.as_ref().is_some_and(|jobs| !jobs.contains(job) && jobs.len() >= params.drain_limit)
         {
             return Entry { accepted: false, failed_job: None };
         }
@@ -249,7 +285,8 @@ impl Barrier {
 
     /// Undoes [`Barrier::enter`]. May be called twice.
     pub fn leave(&mut self, key: &str, job: u64) {
-        if let Some(state) = self.keys.get_mut(key) {
+        let key = hash_of(key);
+        if let Some(state) = self.keys.get_mut(&key) {
             state.leave(job);
             self.remove_if_inactive(key);
         }
@@ -257,7 +294,7 @@ impl Barrier {
 
     /// Whether the job, about to be attempted, must wait instead, and for which job (4.3).
     pub fn must_wait(&mut self, key: &str, job: u64) -> (bool, Option<u64>) {
-        let Some(state) = self.keys.get(key) else {
+        let Some(state) = self.keys.get(&hash_of(key)) else {
             return (false, None);
         };
         let Some(FailedJob { id: failed, .. }) = state.failed_job else {
@@ -271,7 +308,7 @@ impl Barrier {
 
     /// Says that the job failed and will be retried. Takes effect at once, before the status is stored.
     pub fn failed(&mut self, key: &str, job: u64, now_ms: i64) {
-        let state = self.keys.entry(key.to_owned()).or_insert_with(|| KeyState::new(Ordering::Enabled, now_ms, false));
+        let state = self.keys.entry(hash_of(key)).or_insert_with(|| KeyState::new(Ordering::Enabled, now_ms, false));
         if state.ordering == Ordering::Disabled {
             return;
         }
@@ -298,8 +335,9 @@ impl Barrier {
     }
 
     fn queue(&mut self, key: &str, job: u64, what: Queued) {
-        if self.keys.contains_key(key) {
-            self.queued.push((key.to_owned(), job, what));
+        let key = hash_of(key);
+        if self.keys.contains_key(&key) {
+            self.queued.push((key, job, what));
         }
     }
 
@@ -310,7 +348,7 @@ impl Barrier {
         for (key, job, what) in queued {
             match what {
                 Queued::Ended(ended) => {
-                    self.apply(&key, job, ended);
+                    self.apply(key, job, ended);
                     applied += 1;
                 }
                 Queued::FailureStored => {
@@ -324,9 +362,9 @@ impl Barrier {
         applied
     }
 
-    fn apply(&mut self, key: &str, job: u64, ended: Ended) {
+    fn apply(&mut self, key: u64, job: u64, ended: Ended) {
         let drain_limit = self.params.drain_limit;
-        let Some(state) = self.keys.get_mut(key) else {
+        let Some(state) = self.keys.get_mut(&key) else {
             return;
         };
         if ended == Ended::Waiting {
@@ -344,7 +382,7 @@ impl Barrier {
         let had_failed = state.failed_job.take().is_some();
         state.drain = None;
         if ended == Ended::Aborted && had_failed && drain_limit > 0 {
-            state.drain = Some(HashSet::new());
+            state.drain = Some(Jobs::default());
         }
         self.remove_if_inactive(key);
     }
@@ -360,7 +398,7 @@ impl Barrier {
     /// Whether ordering is off for the key now.
     pub fn is_disabled(&mut self, key: &str, now_ms: i64) -> bool {
         let params = self.params;
-        self.keys.get_mut(key).is_some_and(|state| {
+        self.keys.get_mut(&hash_of(key)).is_some_and(|state| {
             state.age(&params, now_ms);
             state.ordering == Ordering::Disabled
         })
@@ -372,7 +410,7 @@ impl Barrier {
         threshold > 0
             && self
                 .keys
-                .get(key)
+                .get(&hash_of(key))
                 .and_then(|state| state.concurrency.as_ref())
                 .is_some_and(|jobs| jobs.len() >= threshold)
     }
@@ -397,9 +435,9 @@ impl Barrier {
         std::mem::take(&mut self.newly_disabled)
     }
 
-    fn remove_if_inactive(&mut self, key: &str) {
-        if self.keys.get(key).is_some_and(KeyState::is_inactive) {
-            self.keys.remove(key);
+    fn remove_if_inactive(&mut self, key: u64) {
+        if self.keys.get(&key).is_some_and(KeyState::is_inactive) {
+            self.keys.remove(&key);
         }
     }
 }
