@@ -5,7 +5,7 @@
 //! effect at the next [`Barrier::sync`], which pick-up calls before it looks at jobs. A plain state machine: no
 //! clock of its own, no lock, no I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::time::Duration;
 
 /// Keys that nothing happens to are forgotten after this time at the least.
@@ -235,14 +235,12 @@ impl Barrier {
     pub fn enter(&mut self, key: &str, job: u64, now_ms: i64) -> Entry {
         let params = self.params;
         let key = hash_of(key);
-        if !self.keys.contains_key(&key) {
-            if params.key_threshold == 0 {
+        let state = match self.keys.entry(key) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(_) if params.key_threshold == 0 => {
                 return Entry { accepted: true, failed_job: None };
             }
-            self.keys.insert(key, KeyState::new(Ordering::Enabled, now_ms, true));
-        }
-        let Some(state) = self.keys.get_mut(&key) else {
-            return Entry { accepted: true, failed_job: None };
+            hash_map::Entry::Vacant(vacant) => vacant.insert(KeyState::new(Ordering::Enabled, now_ms, true)),
         };
         state.age(&params, now_ms);
         state.used_ms = now_ms;
@@ -250,10 +248,7 @@ impl Barrier {
             return Entry { accepted: true, failed_job: None };
         }
         let too_many = params.key_threshold > 0
-            && state
-                .concurrency
-                .as_ref()
-                .is_some_and(|jobs| !jobs.contains(job) && jobs.len() >= params.key_threshold);
+            && state.concurrency.as_ref().is_some_and(|jobs| !jobs.contains(job) && jobs.len() >= params.key_threshold);
         if too_many {
             *state = KeyState::new(Ordering::Disabled, now_ms, true);
             self.newly_disabled += 1;
@@ -387,8 +382,8 @@ impl Barrier {
         self.remove_if_inactive(key);
     }
 
-    /// Forgets keys that were not used for an hour and only remember a state that is over by then (order off or
-    /// watched, few at a time): users who never come back must not take memory for ever.
+    /// Forgets keys that nothing waits for and that were not used for an hour, or as long as an order that is off
+    /// takes to come back: users who never return must not take memory for ever.
     pub fn sweep(&mut self, now_ms: i64) {
         let longest = FORGET_AFTER.max(self.params.disabled.saturating_add(self.params.half_enabled));
         let longest_ms = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);

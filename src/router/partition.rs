@@ -383,7 +383,7 @@ impl Partition {
         let tick = plan.settings.read_sleep;
         let held = Next { news_after: None, progress: Progress::Ignored, at_most: tick };
         let pause = self.common.board.pause_of(&self.shared.id, now_ms);
-        events::paused(&plan.labels, pause.is_some());
+        events::paused(&plan.meters, pause.is_some());
         if let Some(pause) = pause {
             if now_ms.saturating_sub(pause.since_ms) > OLD_PAUSE_MS
                 && !std::mem::replace(&mut self.told_old_pause, true)

@@ -108,7 +108,9 @@ fn outcome(shared: &Shared, finished: &Finished) -> Outcome {
 
 /// After a batch is stored: barrier, figures, limits, and whoever waits for room.
 fn stored(shared: &Shared, mut batch: Vec<Finished>) {
-    batch.iter_mut().for_each(|finished| finished.held.decided());
+    for finished in &mut batch {
+        finished.held.decided();
+    }
     {
         let mut barrier = shared.barrier.lock();
         for finished in &batch {
@@ -130,15 +132,15 @@ fn stored(shared: &Shared, mut batch: Vec<Finished>) {
 fn report(shared: &Shared, batch: &[Finished]) {
     let plan = shared.plan.load();
     let labels = &plan.labels;
-    let mut ends: HashMap<events::Ended, u64> = HashMap::new();
+    let mut ends: HashMap<events::Ended<'_>, u64> = HashMap::new();
     let mut drains: HashMap<Reason, u64> = HashMap::new();
     let mut delays: Option<(Duration, Duration)> = None;
     let mut refused = 0;
     for finished in batch {
         let ended = events::Ended {
             verdict: finished.end.judged.verdict,
-            code: finished.end.judged.code.clone(),
-            source_id: finished.held.job.partition.source_id.clone(),
+            code: &finished.end.judged.code,
+            source_id: &finished.held.job.partition.source_id,
             error_at: match finished.end.error_at {
                 None => "",
                 Some(ErrorAt::Transformation) => "transformation",
@@ -159,20 +161,20 @@ fn report(shared: &Shared, batch: &[Finished]) {
             let took = u64::try_from(finished.end.at_ms.saturating_sub(received_ms)).unwrap_or(0);
             let took = Duration::from_millis(took);
             let partition = &finished.held.job.partition;
-            events::event_delivered(labels, &partition.source_id, &finished.held.facts.source_category, took);
+            events::event_delivered(&plan.meters, &partition.source_id, &finished.held.facts.source_category, took);
             let (shortest, longest) = delays.unwrap_or((took, took));
             delays = Some((shortest.min(took), longest.max(took)));
         }
     }
     shared.seen.lock().observe(refused, u64::try_from(batch.len()).unwrap_or(u64::MAX));
     for (ended, jobs) in &ends {
-        events::jobs_ended(labels, ended, *jobs);
+        events::jobs_ended(&plan.meters, ended, *jobs);
     }
     for (reason, jobs) in drains {
         events::drained(labels, reason, jobs);
     }
     if let Some((shortest, longest)) = delays {
-        events::pipeline_delay(labels, shortest, longest);
+        events::pipeline_delay(&plan.meters, shortest, longest);
     }
     let count =
         |verdict: Verdict| ends.iter().filter(|(ended, _)| ended.verdict == verdict).map(|(_, jobs)| jobs).sum::<u64>();

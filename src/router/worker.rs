@@ -318,8 +318,8 @@ async fn attempt(shared: &Shared, plan: &Plan, held: &Held) -> Attempted {
     wait_for_rate(shared, plan, &request.endpoint_path).await;
     let private = plan.origins.private_headers(&request);
     let started = Instant::now();
-    let answer = shared.courier.send(request, &plan.rules, guarded, &private).await;
-    events::request_took(&plan.labels, started.elapsed());
+    let answer = shared.courier.send(request, &plan.way, guarded, &private).await;
+    events::request_took(&plan.meters, started.elapsed());
     shared.note_reach(plan, held, answer.answered, answer.unreachable);
     Attempted {
         error_at: Some(ErrorAt::Delivery).filter(|_| !is_success(answer.code)),
