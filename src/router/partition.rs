@@ -101,6 +101,16 @@ pub(super) struct Partition {
     told_old_pause: bool,
 }
 
+/// Ends everything under way when the loop ends, also when whoever runs it drops it: nothing may be delivered by
+/// workers whose results nobody stores.
+struct CutOff(Arc<Shared>);
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.0.cut_off();
+    }
+}
+
 /// Delivers to the destination until `stop`, then ends what is under way.
 ///
 /// # Errors
@@ -168,6 +178,7 @@ pub(super) async fn run(
         last_sweep: now,
         told_old_pause: false,
     };
+    let cut_off = CutOff(Arc::clone(&shared));
     let nothing_held = CancellationToken::new();
     let writer = status_writer::run(Arc::clone(&shared), received, nothing_held.clone());
     let picking = async {
@@ -184,7 +195,7 @@ pub(super) async fn run(
             Err(error) => Err(error),
         },
     };
-    shared.cut_off();
+    drop(cut_off);
     match ended {
         // What could not be stored any more is delivered again: that is no worse than a crash, and no fault.
         Err(RouterError::Store { source: source @ (JobsDbError::Unavailable(_) | JobsDbError::Timeout), .. })
