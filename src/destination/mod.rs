@@ -5,7 +5,8 @@
 //! a [`Refusal`] with the status and text that users know.
 //!
 //! Promises: the message is never parsed into a tree unless a rule needs it; no I/O; no clock; an output
-//! depends on nothing but the message, the envelope and the configuration.
+//! depends on nothing but the message, the envelope and the configuration. Apart from that, [`resolve`] finds the
+//! addresses of destinations for whoever delivers to them.
 //!
 //! One file or folder per integration. [`plan`] says which types are native.
 
@@ -14,6 +15,7 @@ mod flatten;
 mod message;
 mod plan;
 mod refusal;
+pub mod resolve;
 mod webhook;
 
 pub use message::{Message, Unreadable, may_hold_key, push_json_string};

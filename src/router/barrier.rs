@@ -5,8 +5,11 @@
 //! effect at the next [`Barrier::sync`], which pick-up calls before it looks at jobs. A plain state machine: no
 //! clock of its own, no lock, no I/O.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, hash_map};
 use std::time::Duration;
+
+/// Keys that nothing happens to are forgotten after this time at the least.
+const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
 /// The bounds of the barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,34 +73,98 @@ enum Ordering {
     HalfEnabled,
 }
 
+/// What stands for an order key: two users that ever share it only wait for each other.
+pub(super) fn hash_of(key: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key.as_bytes())
+}
+
+/// Ids of jobs, ascending. Most keys have one or two, which come in order.
+#[derive(Debug, Default)]
+struct Jobs(Vec<u64>);
+
+impl Jobs {
+    fn contains(&self, job: u64) -> bool {
+        self.0.binary_search(&job).is_ok()
+    }
+
+    fn insert(&mut self, job: u64) {
+        if let Err(at) = self.0.binary_search(&job) {
+            self.0.insert(at, job);
+        }
+    }
+
+    fn remove(&mut self, job: u64) {
+        if let Ok(at) = self.0.binary_search(&job) {
+            self.0.remove(at);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The job that a key waits for.
+#[derive(Clone, Copy, Debug)]
+struct FailedJob {
+    id: u64,
+    /// The store knows of the failure, so it keeps later jobs of the key to itself until this one has ended.
+    stored: bool,
+    /// It is let in again, and will say how it ended.
+    inside: bool,
+}
+
+/// Disabled states know no failed job: they begin without, and failures do not reach them.
 #[derive(Debug)]
 struct KeyState {
     ordering: Ordering,
     since_ms: i64,
-    failed_job: Option<u64>,
-    concurrency: Option<HashSet<u64>>,
-    drain: Option<HashSet<u64>>,
+    /// When a job of the key last asked to start or failed.
+    used_ms: i64,
+    failed_job: Option<FailedJob>,
+    concurrency: Option<Jobs>,
+    drain: Option<Jobs>,
 }
 
 impl KeyState {
     fn new(ordering: Ordering, since_ms: i64, counts: bool) -> KeyState {
-        KeyState { ordering, since_ms, failed_job: None, concurrency: counts.then(HashSet::new), drain: None }
+        KeyState {
+            ordering,
+            since_ms,
+            used_ms: since_ms,
+            failed_job: None,
+            concurrency: counts.then(Jobs::default),
+            drain: None,
+        }
     }
 
     fn leave(&mut self, job: u64) {
+        if let Some(failed) = self.failed_job.as_mut().filter(|failed| failed.id == job) {
+            failed.inside = false;
+        }
         if let Some(concurrency) = &mut self.concurrency {
-            concurrency.remove(&job);
+            concurrency.remove(job);
         }
         if let Some(drain) = &mut self.drain {
-            drain.remove(&job);
+            drain.remove(job);
         }
     }
 
     fn is_inactive(&self) -> bool {
         self.ordering == Ordering::Enabled
             && self.failed_job.is_none()
-            && self.concurrency.as_ref().is_none_or(HashSet::is_empty)
+            && self.concurrency.as_ref().is_none_or(Jobs::is_empty)
             && self.drain.is_none()
+    }
+
+    /// Whether nothing of the key is under way or waited for; a state without order or a limit may remain.
+    fn is_idle(&self) -> bool {
+        let is_empty = |jobs: &Option<Jobs>| jobs.as_ref().is_none_or(Jobs::is_empty);
+        self.failed_job.is_none() && is_empty(&self.concurrency) && is_empty(&self.drain)
     }
 
     /// One step along disabled, half-enabled, enabled when its time is over.
@@ -113,12 +180,19 @@ impl KeyState {
     }
 }
 
+/// What takes effect at the next [`Barrier::sync`].
+#[derive(Clone, Copy, Debug)]
+enum Queued {
+    Ended(Ended),
+    FailureStored,
+}
+
 /// The barrier of one partition.
 #[derive(Debug)]
 pub struct Barrier {
     params: Params,
-    keys: HashMap<String, KeyState>,
-    queued: Vec<(String, u64, Ended)>,
+    keys: HashMap<u64, KeyState>,
+    queued: Vec<(u64, u64, Queued)>,
     illegal: Vec<Illegal>,
     newly_disabled: u64,
 }
@@ -136,51 +210,64 @@ impl Barrier {
 
     /// Turns the ordering of a known key off, because the operator listed its workspace or destination.
     pub fn disable(&mut self, key: &str, now_ms: i64) {
-        if let Some(state) = self.keys.get_mut(key) {
-            state.ordering = Ordering::Disabled;
-            state.since_ms = now_ms;
+        if let Some(state) = self.keys.get_mut(&hash_of(key)) {
+            *state = KeyState::new(Ordering::Disabled, now_ms, true);
+        }
+    }
+
+    /// Takes note that the store offered a job of the key that was never attempted.
+    ///
+    /// The store hides such jobs behind an earlier failed one that it knows of. So if the key waits for one whose
+    /// failure is stored and which nobody holds, that job has ended elsewhere (too old, put aside as unreadable):
+    /// it counts as given up. Sound only for jobs that were fetched after the last [`Barrier::sync`].
+    pub fn offered(&mut self, key: &str, job: u64) {
+        let drain_limit = self.params.drain_limit;
+        let Some(state) = self.keys.get_mut(&hash_of(key)) else {
+            return;
+        };
+        if state.failed_job.is_some_and(|failed| failed.stored && !failed.inside && failed.id < job) {
+            state.failed_job = None;
+            state.drain = (drain_limit > 0).then(Jobs::default);
         }
     }
 
     /// Asks whether the job may start (4.2).
     pub fn enter(&mut self, key: &str, job: u64, now_ms: i64) -> Entry {
         let params = self.params;
-        if !self.keys.contains_key(key) {
-            if params.key_threshold == 0 {
+        let key = hash_of(key);
+        let state = match self.keys.entry(key) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(_) if params.key_threshold == 0 => {
                 return Entry { accepted: true, failed_job: None };
             }
-            self.keys.insert(key.to_owned(), KeyState::new(Ordering::Enabled, now_ms, true));
-        }
-        let Some(state) = self.keys.get_mut(key) else {
-            return Entry { accepted: true, failed_job: None };
+            hash_map::Entry::Vacant(vacant) => vacant.insert(KeyState::new(Ordering::Enabled, now_ms, true)),
         };
         state.age(&params, now_ms);
+        state.used_ms = now_ms;
         if state.ordering == Ordering::Disabled {
             return Entry { accepted: true, failed_job: None };
         }
         let too_many = params.key_threshold > 0
-            && state
-                .concurrency
-                .as_ref()
-                .is_some_and(|jobs| !jobs.contains(&job) && jobs.len() >= params.key_threshold);
+            && state.concurrency.as_ref().is_some_and(|jobs| !jobs.contains(job) && jobs.len() >= params.key_threshold);
         if too_many {
             *state = KeyState::new(Ordering::Disabled, now_ms, true);
             self.newly_disabled += 1;
             return Entry { accepted: true, failed_job: None };
         }
         if params.drain_limit > 0
-            && state.drain.as_ref().is_some_and(|jobs| !jobs.contains(&job) && jobs.len() >= params.drain_limit)
+            && state.drain.as_ref().is_some_and(|jobs| !jobs.contains(job) && jobs.len() >= params.drain_limit)
         {
             return Entry { accepted: false, failed_job: None };
         }
-        let failed_job = state.failed_job;
-        if let Some(failed) = failed_job {
-            if failed > job && state.ordering == Ordering::Enabled {
+        let failed_job = state.failed_job.map(|failed| failed.id);
+        if let Some(failed) = &mut state.failed_job {
+            if failed.id > job && state.ordering == Ordering::Enabled {
                 self.illegal.push(Illegal::Enter);
             }
-            if failed != job {
+            if failed.id != job {
                 return Entry { accepted: false, failed_job };
             }
+            failed.inside = true;
         }
         if let Some(concurrency) = &mut state.concurrency {
             concurrency.insert(job);
@@ -193,7 +280,8 @@ impl Barrier {
 
     /// Undoes [`Barrier::enter`]. May be called twice.
     pub fn leave(&mut self, key: &str, job: u64) {
-        if let Some(state) = self.keys.get_mut(key) {
+        let key = hash_of(key);
+        if let Some(state) = self.keys.get_mut(&key) {
             state.leave(job);
             self.remove_if_inactive(key);
         }
@@ -201,10 +289,10 @@ impl Barrier {
 
     /// Whether the job, about to be attempted, must wait instead, and for which job (4.3).
     pub fn must_wait(&mut self, key: &str, job: u64) -> (bool, Option<u64>) {
-        let Some(state) = self.keys.get(key) else {
+        let Some(state) = self.keys.get(&hash_of(key)) else {
             return (false, None);
         };
-        let Some(failed) = state.failed_job.filter(|_| state.ordering != Ordering::Disabled) else {
+        let Some(FailedJob { id: failed, .. }) = state.failed_job else {
             return (false, None);
         };
         if failed > job && state.ordering == Ordering::Enabled {
@@ -215,14 +303,15 @@ impl Barrier {
 
     /// Says that the job failed and will be retried. Takes effect at once, before the status is stored.
     pub fn failed(&mut self, key: &str, job: u64, now_ms: i64) {
-        let state = self.keys.entry(key.to_owned()).or_insert_with(|| KeyState::new(Ordering::Enabled, now_ms, false));
+        let state = self.keys.entry(hash_of(key)).or_insert_with(|| KeyState::new(Ordering::Enabled, now_ms, false));
         if state.ordering == Ordering::Disabled {
             return;
         }
+        state.used_ms = now_ms;
         state.leave(job);
         match state.failed_job {
-            None => state.failed_job = Some(job),
-            Some(failed) if failed > job && state.ordering == Ordering::Enabled => {
+            None => state.failed_job = Some(FailedJob { id: job, stored: false, inside: false }),
+            Some(failed) if failed.id > job && state.ordering == Ordering::Enabled => {
                 self.illegal.push(Illegal::JobFailed);
             }
             Some(_) => {}
@@ -232,24 +321,45 @@ impl Barrier {
 
     /// Says how the job ended, after that is stored. Takes effect at the next [`Barrier::sync`].
     pub fn ended(&mut self, key: &str, job: u64, ended: Ended) {
-        if self.keys.contains_key(key) {
-            self.queued.push((key.to_owned(), job, ended));
+        self.queue(key, job, Queued::Ended(ended));
+    }
+
+    /// Says that the failure of the job is stored. Takes effect at the next [`Barrier::sync`].
+    pub fn failure_stored(&mut self, key: &str, job: u64) {
+        self.queue(key, job, Queued::FailureStored);
+    }
+
+    fn queue(&mut self, key: &str, job: u64, what: Queued) {
+        let key = hash_of(key);
+        if self.keys.contains_key(&key) {
+            self.queued.push((key, job, what));
         }
     }
 
-    /// Applies what was queued; how much that was.
+    /// Applies what was queued; how many ends that were.
     pub fn sync(&mut self) -> usize {
         let queued = std::mem::take(&mut self.queued);
-        let applied = queued.len();
-        for (key, job, ended) in queued {
-            self.apply(&key, job, ended);
+        let mut applied = 0;
+        for (key, job, what) in queued {
+            match what {
+                Queued::Ended(ended) => {
+                    self.apply(key, job, ended);
+                    applied += 1;
+                }
+                Queued::FailureStored => {
+                    let failed = self.keys.get_mut(&key).and_then(|state| state.failed_job.as_mut());
+                    if let Some(failed) = failed.filter(|failed| failed.id == job) {
+                        failed.stored = true;
+                    }
+                }
+            }
         }
         applied
     }
 
-    fn apply(&mut self, key: &str, job: u64, ended: Ended) {
+    fn apply(&mut self, key: u64, job: u64, ended: Ended) {
         let drain_limit = self.params.drain_limit;
-        let Some(state) = self.keys.get_mut(key) else {
+        let Some(state) = self.keys.get_mut(&key) else {
             return;
         };
         if ended == Ended::Waiting {
@@ -261,21 +371,29 @@ impl Barrier {
             return;
         }
         state.leave(job);
-        if state.failed_job.is_some_and(|failed| failed != job) {
+        if state.failed_job.is_some_and(|failed| failed.id != job) {
             return;
         }
         let had_failed = state.failed_job.take().is_some();
         state.drain = None;
         if ended == Ended::Aborted && had_failed && drain_limit > 0 {
-            state.drain = Some(HashSet::new());
+            state.drain = Some(Jobs::default());
         }
         self.remove_if_inactive(key);
+    }
+
+    /// Forgets keys that nothing waits for and that were not used for an hour, or as long as an order that is off
+    /// takes to come back: users who never return must not take memory for ever.
+    pub fn sweep(&mut self, now_ms: i64) {
+        let longest = FORGET_AFTER.max(self.params.disabled.saturating_add(self.params.half_enabled));
+        let longest_ms = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+        self.keys.retain(|_, state| !state.is_idle() || now_ms.saturating_sub(state.used_ms) <= longest_ms);
     }
 
     /// Whether ordering is off for the key now.
     pub fn is_disabled(&mut self, key: &str, now_ms: i64) -> bool {
         let params = self.params;
-        self.keys.get_mut(key).is_some_and(|state| {
+        self.keys.get_mut(&hash_of(key)).is_some_and(|state| {
             state.age(&params, now_ms);
             state.ordering == Ordering::Disabled
         })
@@ -287,7 +405,7 @@ impl Barrier {
         threshold > 0
             && self
                 .keys
-                .get(key)
+                .get(&hash_of(key))
                 .and_then(|state| state.concurrency.as_ref())
                 .is_some_and(|jobs| jobs.len() >= threshold)
     }
@@ -312,9 +430,9 @@ impl Barrier {
         std::mem::take(&mut self.newly_disabled)
     }
 
-    fn remove_if_inactive(&mut self, key: &str) {
-        if self.keys.get(key).is_some_and(KeyState::is_inactive) {
-            self.keys.remove(key);
+    fn remove_if_inactive(&mut self, key: u64) {
+        if self.keys.get(&key).is_some_and(KeyState::is_inactive) {
+            self.keys.remove(&key);
         }
     }
 }
@@ -390,6 +508,42 @@ mod tests {
     }
 
     #[test]
+    fn turning_order_off_forgets_the_failed_job() {
+        let mut barrier = Barrier::new(PARAMS);
+        assert!(accepted(&mut barrier, 1));
+        barrier.failed("k", 1, 0);
+        barrier.disable("k", 0);
+        assert!(accepted(&mut barrier, 2) && !barrier.must_wait("k", 2).0);
+        let half_enabled_ms = 1_200_001;
+        assert!(!barrier.is_disabled("k", half_enabled_ms));
+        assert!(barrier.enter("k", 3, half_enabled_ms).accepted);
+    }
+
+    #[test]
+    fn a_failed_job_that_ended_elsewhere_frees_its_key() {
+        let mut barrier = Barrier::new(PARAMS);
+        barrier.failed("k", 1, 0);
+        // Fetched before the failure was stored: says nothing.
+        barrier.offered("k", 2);
+        assert!(!accepted(&mut barrier, 2));
+        barrier.failure_stored("k", 1);
+        barrier.sync();
+        barrier.offered("k", 1);
+        assert!(!accepted(&mut barrier, 2));
+        // While it is let in again it says itself how it ends.
+        assert!(accepted(&mut barrier, 1));
+        barrier.offered("k", 2);
+        assert!(!accepted(&mut barrier, 2));
+        barrier.ended("k", 1, Ended::Waiting);
+        barrier.sync();
+        barrier.offered("k", 2);
+        assert!(accepted(&mut barrier, 2) && !accepted(&mut barrier, 3));
+        barrier.ended("k", 2, Ended::Handled);
+        barrier.sync();
+        assert_eq!(barrier.size(), 0);
+    }
+
+    #[test]
     fn idle_keys_are_forgotten() {
         let mut barrier = Barrier::new(PARAMS);
         assert!(accepted(&mut barrier, 1));
@@ -399,6 +553,27 @@ mod tests {
         let mut unbounded = Barrier::new(Params { key_threshold: 0, ..PARAMS });
         assert!(accepted(&mut unbounded, 1));
         assert_eq!(unbounded.size(), 0);
+    }
+
+    #[test]
+    fn keys_whose_users_never_come_back_are_swept_after_an_hour() {
+        let mut barrier = Barrier::new(PARAMS);
+        barrier.failed("drained", 1, 0);
+        barrier.ended("drained", 1, Ended::Aborted);
+        barrier.failed("failed", 1, 0);
+        for job in 1..=4 {
+            assert!(barrier.enter("disabled", job, 0).accepted);
+        }
+        assert!(barrier.enter("inside", 1, 0).accepted);
+        barrier.sync();
+        barrier.sweep(3_600_000);
+        assert_eq!(barrier.size(), 4);
+        barrier.sweep(3_600_001);
+        assert_eq!(barrier.size(), 2);
+        barrier.ended("inside", 1, Ended::Handled);
+        barrier.ended("failed", 1, Ended::Handled);
+        barrier.sync();
+        assert_eq!(barrier.size(), 0);
     }
 
     proptest::proptest! {

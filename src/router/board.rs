@@ -95,6 +95,9 @@ struct Orders {
     runs: HashMap<String, i64>,
 }
 
+/// Keys and values of the store.
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
 #[derive(Deserialize, Serialize)]
 struct RunRecord {
     #[serde(default)]
@@ -112,6 +115,36 @@ pub struct Board {
 impl Default for Board {
     fn default() -> Board {
         Board { destinations: Mutex::default(), orders: RwLock::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl Orders {
+    /// Reads the records of pauses and runs; besides the orders that hold, the keys of records to remove.
+    fn read(pauses: Records, runs: Records, now_ms: i64) -> (Orders, Vec<Vec<u8>>) {
+        let age = i64::try_from(RUN_AGE.as_millis()).unwrap_or(i64::MAX);
+        let mut orders = Orders::default();
+        let mut over = Vec::new();
+        for (key, value) in pauses {
+            let pause = serde_json::from_slice(&value).unwrap_or(Pause { since_ms: now_ms, until_ms: None });
+            match name_after(&key, PAUSE_PREFIX) {
+                Some(id) if pause.until_ms.is_none_or(|until| until > now_ms) => {
+                    orders.pauses.insert(id, pause);
+                }
+                Some(_) => {}
+                None => over.push(key),
+            }
+        }
+        for (key, value) in runs {
+            let since_ms = serde_json::from_slice::<RunRecord>(&value).map_or(0, |record| record.since_ms);
+            match name_after(&key, RUN_PREFIX) {
+                // A record without a time is kept: its writer removes it.
+                Some(id) if since_ms == 0 || since_ms.saturating_add(age) > now_ms => {
+                    orders.runs.insert(id, since_ms);
+                }
+                _ => over.push(key),
+            }
+        }
+        (orders, over)
     }
 }
 
@@ -145,8 +178,7 @@ impl Board {
     ) -> Result<(), JobsDbError> {
         let pause = Pause { since_ms: clock.now_ms(), until_ms };
         put(jobs, format!("{PAUSE_PREFIX}{destination_id}"), &pause).await?;
-        self.orders.write().pauses.insert(destination_id.to_owned(), pause);
-        self.tell();
+        self.change(|orders| orders.pauses.insert(destination_id.to_owned(), pause));
         Ok(())
     }
 
@@ -158,8 +190,7 @@ impl Board {
         let mut tx = Tx::new(Durability::Durable);
         tx.delete(Namespace::Drain, format!("{PAUSE_PREFIX}{destination_id}").into_bytes());
         jobs.commit(tx).await?;
-        self.orders.write().pauses.remove(destination_id);
-        self.tell();
+        self.change(|orders| orders.pauses.remove(destination_id));
         Ok(())
     }
 
@@ -170,8 +201,7 @@ impl Board {
     pub async fn cancel_run(&self, jobs: &JobsDb, clock: &Clock, run_id: &str) -> Result<(), JobsDbError> {
         let since_ms = clock.now_ms();
         put(jobs, format!("{RUN_PREFIX}{run_id}"), &RunRecord { since_ms }).await?;
-        self.orders.write().runs.insert(run_id.to_owned(), since_ms);
-        self.tell();
+        self.change(|orders| orders.runs.insert(run_id.to_owned(), since_ms));
         Ok(())
     }
 
@@ -191,45 +221,22 @@ impl Board {
         self.changes.subscribe()
     }
 
-    /// Reads the orders from the store and removes those whose time is over.
+    /// Reads the orders from the store. Forgotten runs are removed from it; a pause that is over stays there until
+    /// the destination is paused or resumed again, so that removing it never meets a new one.
     pub(super) async fn reload(&self, jobs: &JobsDb, now_ms: i64) -> Result<(), JobsDbError> {
-        let reader = jobs.clone();
-        let scanned = tokio::task::spawn_blocking(move || {
-            let pauses = reader.scan(Namespace::Drain, PAUSE_PREFIX.as_bytes())?;
-            Ok::<_, JobsDbError>((pauses, reader.scan(Namespace::Drain, RUN_PREFIX.as_bytes())?))
-        });
-        let (pauses, runs) = scanned.await.map_err(|error| JobsDbError::Failed(error.to_string()))??;
-        let age = i64::try_from(RUN_AGE.as_millis()).unwrap_or(i64::MAX);
-        let mut orders = Orders::default();
-        let mut over = Vec::new();
-        for (key, value) in pauses {
-            let pause = serde_json::from_slice(&value).unwrap_or(Pause { since_ms: now_ms, until_ms: None });
-            match name_after(&key, PAUSE_PREFIX) {
-                Some(id) if pause.until_ms.is_none_or(|until| until > now_ms) => {
-                    orders.pauses.insert(id, pause);
-                }
-                _ => over.push(key),
+        let over = loop {
+            let changes = *self.changes.borrow();
+            let reader = jobs.clone();
+            let scanned = tokio::task::spawn_blocking(move || {
+                let pauses = reader.scan(Namespace::Drain, PAUSE_PREFIX.as_bytes())?;
+                Ok::<_, JobsDbError>((pauses, reader.scan(Namespace::Drain, RUN_PREFIX.as_bytes())?))
+            });
+            let (pauses, runs) = scanned.await.map_err(|error| JobsDbError::Failed(error.to_string()))??;
+            let (orders, over) = Orders::read(pauses, runs, now_ms);
+            if self.adopt(orders, changes) {
+                break over;
             }
-        }
-        for (key, value) in runs {
-            let since_ms = serde_json::from_slice::<RunRecord>(&value).map_or(0, |record| record.since_ms);
-            match name_after(&key, RUN_PREFIX) {
-                // A record without a time is kept: its writer removes it.
-                Some(id) if since_ms == 0 || since_ms.saturating_add(age) > now_ms => {
-                    orders.runs.insert(id, since_ms);
-                }
-                _ => over.push(key),
-            }
-        }
-        let differs = {
-            let mut known = self.orders.write();
-            let differs = known.pauses != orders.pauses || known.runs != orders.runs;
-            *known = orders;
-            differs
         };
-        if differs {
-            self.tell();
-        }
         if over.is_empty() {
             return Ok(());
         }
@@ -253,6 +260,28 @@ impl Board {
         if let Some(state) = destinations.get_mut(destination_id) {
             change(state);
         }
+    }
+
+    /// Takes over what was read from the store, unless an order came after `changes`, which may be missing there.
+    fn adopt(&self, orders: Orders, changes: u64) -> bool {
+        let mut known = self.orders.write();
+        if *self.changes.borrow() != changes {
+            return false;
+        }
+        let differs = known.pauses != orders.pauses || known.runs != orders.runs;
+        *known = orders;
+        if differs {
+            self.tell();
+        }
+        true
+    }
+
+    /// Changes the orders and tells of it in one step, so that a reading of the store under way notices.
+    fn change<T>(&self, change: impl FnOnce(&mut Orders) -> T) -> T {
+        let mut orders = self.orders.write();
+        let changed = change(&mut orders);
+        self.tell();
+        changed
     }
 
     fn tell(&self) {
@@ -309,6 +338,16 @@ mod tests {
         assert_eq!(states.len(), DESTINATIONS);
         assert_eq!((states[0].since_ms, states[0].next_retry_ms), (5, Some(8)));
         assert_eq!(states[0].last_error.as_ref().unwrap().text.len(), SHOWN_BYTES);
+    }
+
+    #[test]
+    fn an_order_that_comes_while_the_store_is_read_is_not_undone() {
+        let board = Board::new();
+        let changes = *board.changes.borrow();
+        board.change(|orders| orders.pauses.insert("d".to_owned(), Pause { since_ms: 0, until_ms: None }));
+        assert!(!board.adopt(Orders::default(), changes) && board.pause_of("d", 1).is_some());
+        let changes = *board.changes.borrow();
+        assert!(board.adopt(Orders::default(), changes) && board.pause_of("d", 1).is_none());
     }
 
     #[test]

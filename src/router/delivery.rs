@@ -4,11 +4,12 @@
 //! error of its own. Redirects are followed here, hop by hop, so that every hop is judged like the first.
 //! Connections are pooled per rule: one opened under a lenient rule is never used under a strict one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ use super::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED
 use super::response::stored_text;
 use super::status_table::is_success;
 use super::wire::WireRequest;
+use crate::destination::resolve;
 
 /// Code of a request that got no answer.
 const NO_ANSWER: i32 = 504;
@@ -93,6 +95,44 @@ struct ClientKind {
     uses_proxy: bool,
 }
 
+/// The rules of a destination with what follows from them, worked out once.
+#[derive(Debug)]
+pub struct Way {
+    /// The rules.
+    pub rules: DeliveryRules,
+    /// The client of ordinary deliveries, and that of guarded ones, where no own listener has the port.
+    usual: [OnceLock<(ClientKind, Client)>; 2],
+}
+
+impl Way {
+    /// A way by these rules.
+    pub fn new(rules: DeliveryRules) -> Way {
+        Way { rules, usual: Default::default() }
+    }
+
+    /// The client for the URL and what it was built for.
+    fn client(
+        &self,
+        courier: &Courier,
+        url: &Url,
+        guarded: bool,
+    ) -> Result<Cow<'_, (ClientKind, Client)>, reqwest::Error> {
+        let port = url.port_or_known_default().unwrap_or_default();
+        let is_usual = self.rules.own_listeners.iter().all(|listener| listener.port() != port);
+        let [open, strict] = &self.usual;
+        let usual = if guarded { strict } else { open };
+        if let Some(known) = usual.get().filter(|_| is_usual) {
+            return Ok(Cow::Borrowed(known));
+        }
+        let kind = client_kind(port, &self.rules, guarded);
+        let client = courier.client(&kind)?;
+        if is_usual {
+            return Ok(Cow::Borrowed(usual.get_or_init(|| (kind, client))));
+        }
+        Ok(Cow::Owned((kind, client)))
+    }
+}
+
 /// Sends requests. One for the whole router; cheap to share.
 #[derive(Debug, Default)]
 pub struct Courier {
@@ -102,26 +142,20 @@ pub struct Courier {
 impl Courier {
     /// Sends the request, follows redirects, reads the answer. `guarded` deliveries reach public addresses only;
     /// `private_headers` never leave the origin that they were meant for.
-    pub async fn send(
-        &self,
-        request: WireRequest,
-        rules: &DeliveryRules,
-        guarded: bool,
-        private_headers: &[HeaderName],
-    ) -> Answer {
-        let deadline = Instant::now() + rules.timeout;
+    pub async fn send(&self, request: WireRequest, way: &Way, guarded: bool, private_headers: &[HeaderName]) -> Answer {
+        let deadline = Instant::now() + way.rules.timeout;
         let WireRequest { mut method, url: first_url, mut headers, mut body, .. } = request;
         let first_method = method.clone();
         let mut url = first_url.clone();
         for _ in 0..LONGEST_CHAIN {
-            let kind = client_kind(&url, rules, guarded);
-            if let Err(refusal) = judge(&url, &kind, guarded).await {
-                return refusal;
-            }
-            let client = match self.client(&kind) {
-                Ok(client) => client,
+            let known = match way.client(self, &url, guarded) {
+                Ok(known) => known,
                 Err(error) => return no_answer(&first_method, &first_url, &error),
             };
+            let (kind, client) = known.as_ref();
+            if let Err(refusal) = judge(&url, kind, guarded).await {
+                return refusal;
+            }
             let mut hop = Request::new(method.clone(), url.clone());
             *hop.headers_mut() = headers.clone();
             *hop.body_mut() = body.clone().map(reqwest::Body::from);
@@ -131,7 +165,7 @@ impl Courier {
                 Err(error) => return no_answer(&first_method, &first_url, &error),
             };
             let Some(next) = redirect_target(&response, &url) else {
-                return read_answer(response, &first_url, rules).await;
+                return read_answer(response, &first_url, &way.rules).await;
             };
             let keeps_method = matches!(response.status().as_u16(), 307 | 308);
             if !keeps_method && method != Method::GET && method != Method::HEAD {
@@ -150,10 +184,10 @@ impl Courier {
     }
 
     fn client(&self, kind: &ClientKind) -> Result<Client, reqwest::Error> {
-        let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(kind) {
+        if let Some(client) = self.clients.lock().get(kind) {
             return Ok(client.clone());
         }
+        // Reading the certificates of the system takes long: nobody else waits for it.
         let mut builder = Client::builder()
             .redirect(redirect::Policy::none())
             .referer(false)
@@ -170,13 +204,11 @@ impl Courier {
             builder = builder.no_proxy();
         }
         let client = builder.build()?;
-        clients.insert(kind.clone(), client.clone());
-        Ok(client)
+        Ok(self.clients.lock().entry(kind.clone()).or_insert(client).clone())
     }
 }
 
-fn client_kind(url: &Url, rules: &DeliveryRules, guarded: bool) -> ClientKind {
-    let port = url.port_or_known_default().unwrap_or_default();
+fn client_kind(port: u16, rules: &DeliveryRules, guarded: bool) -> ClientKind {
     let own = rules.own_listeners.iter().filter(|listener| listener.port() == port).map(SocketAddr::ip);
     ClientKind {
         addresses: AddressRules {
@@ -211,18 +243,14 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer
         return if kind.addresses.allows(address) { Ok(()) } else { Err(refused()) };
     }
     if guarded && kind.uses_proxy {
-        let resolving = tokio::time::timeout(kind.connect_timeout, resolve(name.to_owned())).await;
+        let resolving = tokio::time::timeout(kind.connect_timeout, resolve::resolve(name)).await;
         if let Ok(Ok(addresses)) = resolving
-            && !kind.addresses.allow_all(&addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>())
+            && !kind.addresses.allow_all(&addresses)
         {
             return Err(refused());
         }
     }
     Ok(())
-}
-
-async fn resolve(name: String) -> io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
 }
 
 /// Resolves once and hands out only addresses that were judged.
@@ -232,12 +260,12 @@ impl Resolve for JudgingResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let rules = Arc::clone(&self.0);
         Box::pin(async move {
-            let addresses = resolve(name.as_str().to_owned()).await?;
-            let judged: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
-            if !rules.allow_all(&judged) {
+            let addresses = resolve::resolve(name.as_str()).await?;
+            if !rules.allow_all(&addresses) {
                 return Err(Box::new(AddressRefused) as Box<dyn StdError + Send + Sync>);
             }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            // The connector knows the port.
+            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
     }
 }

@@ -26,16 +26,14 @@ use super::shared::{Common, Shared};
 use super::status_writer;
 use super::throttle::{Adaptive, Rate, Throttler};
 use super::unreachable::Allowance;
-use super::walk::{DEEP_REST, LARGEST_PAGE, Walk};
+use super::walk::{DEEP_REST, LARGEST_PAGE, SMALLEST_PAGE, Walk};
 use super::worker::Worker;
 use crate::backend_config::Snapshot;
-use crate::jobsdb::{Queue, Select};
+use crate::jobsdb::{JobsDbError, Queue, Select};
 use crate::settings::Settings;
 
 /// Results on their way to the writer.
 const RESULTS: usize = 2_000;
-/// Least jobs of a query after a pass that gave most of them back.
-const SMALLEST_PAGE: usize = 64;
 /// Rest between a pass and the next one that room or a stored result asks for.
 const SHORT_REST: Duration = Duration::from_millis(2);
 /// Rest after a pass that gave jobs back, before news of the queue counts; those may be our own.
@@ -46,6 +44,12 @@ const LONGEST_REST: Duration = Duration::from_millis(250);
 const THROTTLED_REST: Duration = Duration::from_millis(50);
 /// Time between two samples that keep an idle destination visible.
 const STILL_HERE: Duration = Duration::from_secs(15);
+/// Longest time that requests under way may take to end once the router stops. The node gives eight seconds.
+const SETTLING: Duration = Duration::from_secs(6);
+/// Time for the last results to get to the store.
+const LAST_WRITE: Duration = Duration::from_millis(800);
+/// Time between two sweeps of the barrier.
+const SWEEP: Duration = Duration::from_secs(60);
 /// A pause older than this raises an alert.
 const OLD_PAUSE_MS: i64 = 24 * 3_600 * 1_000;
 
@@ -89,10 +93,22 @@ pub(super) struct Partition {
     pub(super) deep_rest: Duration,
     pub(super) next_deep: Instant,
     pub(super) drained_before: bool,
-    refill_mark: usize,
+    /// Jobs that waited for workers at the end of the pass.
+    waited: usize,
     unknown_since: Option<Instant>,
     last_sample: Instant,
+    last_sweep: Instant,
     told_old_pause: bool,
+}
+
+/// Ends everything under way when the loop ends, also when whoever runs it drops it: nothing may be delivered by
+/// workers whose results nobody stores.
+struct CutOff(Arc<Shared>);
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.0.cut_off();
+    }
 }
 
 /// Delivers to the destination until `stop`, then ends what is under way.
@@ -125,8 +141,15 @@ pub(super) async fn run(
         results,
         started: Instant::now(),
         stop: stop.clone(),
+        cut: CancellationToken::new(),
+        ending: AtomicBool::new(false),
         progress: Notify::new(),
+        awaits_progress: AtomicBool::new(false),
         worker_idle: AtomicBool::new(false),
+        results_stored: AtomicBool::new(false),
+        given_back: AtomicBool::new(false),
+        waiting: AtomicUsize::new(0),
+        refill_mark: AtomicUsize::new(0),
         held_jobs: AtomicUsize::new(0),
         held_bytes: AtomicU64::new(0),
     });
@@ -149,11 +172,13 @@ pub(super) async fn run(
         deep_rest: DEEP_REST.0,
         next_deep: now,
         drained_before: false,
-        refill_mark: 0,
+        waited: 0,
         unknown_since: None,
         last_sample: now,
+        last_sweep: now,
         told_old_pause: false,
     };
+    let cut_off = CutOff(Arc::clone(&shared));
     let nothing_held = CancellationToken::new();
     let writer = status_writer::run(Arc::clone(&shared), received, nothing_held.clone());
     let picking = async {
@@ -163,12 +188,23 @@ pub(super) async fn run(
         picked
     };
     tokio::pin!(writer);
-    tokio::select! {
+    let ended = tokio::select! {
         written = &mut writer => written,
         picked = picking => match picked {
-            Ok(()) => writer.await,
+            Ok(()) => tokio::time::timeout(LAST_WRITE, &mut writer).await.unwrap_or(Ok(())),
             Err(error) => Err(error),
         },
+    };
+    drop(cut_off);
+    match ended {
+        // What could not be stored any more is delivered again: that is no worse than a crash, and no fault.
+        Err(RouterError::Store { source: source @ (JobsDbError::Unavailable(_) | JobsDbError::Timeout), .. })
+            if stop.is_cancelled() =>
+        {
+            events::results_dropped(&shared.plan.load().labels, &source);
+            Ok(())
+        }
+        ended => ended,
     }
 }
 
@@ -180,16 +216,22 @@ impl Partition {
         let mut config_lives = true;
         while !stop.is_cancelled() {
             self.refresh();
+            self.forget_progress();
             let next = self.pass().await?;
             let began = Instant::now();
             let mut deadline = began + next.at_most;
             let mut news_count = next.news_after.is_some();
+            self.shared.awaits_progress.store(next.progress != Progress::Ignored, Ordering::SeqCst);
+            if self.is_worth_a_pass(next.progress) {
+                deadline = deadline.min(began + SHORT_REST);
+            }
+            let timer = tokio::time::sleep_until(deadline.into());
+            tokio::pin!(timer);
             loop {
-                let timer = tokio::time::sleep_until(deadline.into());
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => break,
-                    () = timer => break,
+                    () = &mut timer => break,
                     changed = orders.changed() => {
                         if changed.is_ok() {
                             break;
@@ -201,15 +243,17 @@ impl Partition {
                             break;
                         }
                     }
-                    () = self.shared.progress.notified(), if next.progress != Progress::Ignored => {
+                    () = self.shared.progress.notified() => {
                         if self.is_worth_a_pass(next.progress) {
                             deadline = deadline.min((began + SHORT_REST).max(Instant::now()));
+                            timer.as_mut().reset(deadline.into());
                         }
                     }
                     () = waker.notified(), if news_count => {
                         news_count = false;
                         let earliest = began + next.news_after.unwrap_or_default();
                         deadline = deadline.min(earliest.max(Instant::now()));
+                        timer.as_mut().reset(deadline.into());
                     }
                 }
             }
@@ -217,23 +261,64 @@ impl Partition {
         Ok(())
     }
 
-    fn is_worth_a_pass(&self, progress: Progress) -> bool {
-        progress == Progress::Any
-            || self.shared.worker_idle.swap(false, Ordering::Relaxed)
-            || self.shared.waiting_for_workers() <= self.refill_mark
+    /// Before a pass: it will see what has happened up to now.
+    fn forget_progress(&self) {
+        self.shared.awaits_progress.store(false, Ordering::SeqCst);
+        for happened in [&self.shared.worker_idle, &self.shared.results_stored, &self.shared.given_back] {
+            happened.store(false, Ordering::SeqCst);
+        }
     }
 
-    /// Waits until nothing is held any more, as long as one request may take.
+    /// Whether something has happened since the pass began that makes another one worth it.
+    fn is_worth_a_pass(&self, progress: Progress) -> bool {
+        let shared = &self.shared;
+        if shared.given_back.swap(false, Ordering::SeqCst) {
+            return true;
+        }
+        match progress {
+            Progress::Ignored => false,
+            Progress::Any => {
+                shared.results_stored.swap(false, Ordering::SeqCst) | shared.worker_idle.swap(false, Ordering::SeqCst)
+            }
+            Progress::Room => {
+                let few_wait = shared.waiting.load(Ordering::SeqCst) <= shared.refill_mark.load(Ordering::SeqCst);
+                shared.worker_idle.swap(false, Ordering::SeqCst)
+                    || few_wait && (self.waited > 0 || shared.results_stored.swap(false, Ordering::SeqCst))
+            }
+        }
+    }
+
+    /// Lets what is under way end, as long as a stop of the node can wait, and ends the rest: those jobs go back to
+    /// their queue and are delivered after the next start.
     async fn settle(&self) {
-        let patience = self.shared.plan.load().settings.http_timeout + Duration::from_secs(5);
+        let shared = &self.shared;
+        shared.ending.store(true, Ordering::SeqCst);
+        let patience = (shared.plan.load().settings.http_timeout + LAST_WRITE).min(SETTLING);
+        if self.holds_nothing_within(patience).await {
+            return;
+        }
+        events::cut_off(&shared.plan.load().labels, shared.held_jobs.load(Ordering::Acquire));
+        shared.cut_off();
+        // Results that were on their way to the store still get there.
+        if !self.holds_nothing_within(LAST_WRITE).await {
+            tracing::debug!(destination = %shared.id, "results of deliveries are not stored in time for the stop");
+        }
+    }
+
+    async fn holds_nothing_within(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        while self.shared.held_jobs.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        while self.shared.held_jobs.load(Ordering::Acquire) > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
             let progress = self.shared.progress.notified();
             // The tick covers a permit that another waiter took.
-            if tokio::time::timeout(Duration::from_millis(100), progress).await.is_err() {
+            if tokio::time::timeout(left.min(Duration::from_millis(100)), progress).await.is_err() {
                 tracing::trace!(destination = %self.shared.id, "waiting for deliveries under way");
             }
         }
+        true
     }
 
     /// Works the plan out anew when settings or configuration changed.
@@ -259,7 +344,7 @@ impl Partition {
     async fn pass(&mut self) -> Result<Next, RouterError> {
         let plan = self.shared.plan.load_full();
         let now_ms = self.common.clock.now_ms();
-        self.sync_barrier(&plan);
+        self.sync_barrier(&plan, now_ms);
         self.adapt(&plan);
         if self.last_sample.elapsed() >= STILL_HERE {
             self.last_sample = Instant::now();
@@ -288,9 +373,13 @@ impl Partition {
         Ok(self.next(&plan, &walk, &slots, now_ms))
     }
 
-    fn sync_barrier(&self, plan: &Plan) {
+    fn sync_barrier(&mut self, plan: &Plan, now_ms: i64) {
         let mut barrier = self.shared.barrier.lock();
         barrier.sync();
+        if self.last_sweep.elapsed() >= SWEEP {
+            self.last_sweep = Instant::now();
+            barrier.sweep(now_ms);
+        }
         for illegal in barrier.take_illegal() {
             events::illegal_sequence(&plan.labels, illegal);
         }
@@ -305,7 +394,7 @@ impl Partition {
         let tick = plan.settings.read_sleep;
         let held = Next { news_after: None, progress: Progress::Ignored, at_most: tick };
         let pause = self.common.board.pause_of(&self.shared.id, now_ms);
-        events::paused(&plan.labels, pause.is_some());
+        events::paused(&plan.meters, pause.is_some());
         if let Some(pause) = pause {
             if now_ms.saturating_sub(pause.since_ms) > OLD_PAUSE_MS
                 && !std::mem::replace(&mut self.told_old_pause, true)
@@ -380,7 +469,8 @@ impl Partition {
     /// What the loop waits for after this pass.
     fn next(&mut self, plan: &Plan, walk: &Walk, slots: &[usize], now_ms: i64) -> Next {
         let settings = &plan.settings;
-        self.refill_mark = self.shared.waiting_for_workers() / 2;
+        self.waited = self.shared.waiting.load(Ordering::SeqCst);
+        self.shared.refill_mark.store(self.waited / 2, Ordering::SeqCst);
         self.page = if walk.discarded.len() > walk.reserved {
             (walk.reserved * 2).clamp(SMALLEST_PAGE, LARGEST_PAGE)
         } else {
@@ -421,6 +511,12 @@ impl Partition {
         let at_most = match walk.pass.throttled_for() {
             Some(wait) => wait.max(THROTTLED_REST).min(settings.read_sleep),
             None => settings.read_sleep,
+        };
+        // The next pass that may look further than one page comes when it may, not a tick later.
+        let at_most = if walk.has_more {
+            at_most.min(self.next_deep.saturating_duration_since(Instant::now()).max(rest))
+        } else {
+            at_most
         };
         Next { news_after: Some(rest), progress: if by_barrier { Progress::Any } else { Progress::Room }, at_most }
     }

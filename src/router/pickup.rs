@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::barrier::Barrier;
+use super::barrier::{Barrier, hash_of};
 use super::worker_index;
 
 /// A job as the pass sees it.
@@ -77,7 +77,7 @@ pub struct PassRules {
 #[derive(Debug)]
 pub struct Pass {
     rules: PassRules,
-    blocked: HashSet<String>,
+    blocked: HashSet<u64>,
     ended: Option<Discard>,
     next_worker: usize,
     throttled_for: Option<Duration>,
@@ -158,7 +158,7 @@ impl Pass {
         take_rate: &mut dyn FnMut() -> Result<(), Duration>,
         now_ms: i64,
     ) -> Decision {
-        if self.blocked.contains(job.order_key) {
+        if self.blocked.contains(&hash_of(job.order_key)) {
             return Decision::Discard(Discard::Blocked);
         }
         if !job.aborts && backs_off(job, now_ms) {
@@ -175,7 +175,7 @@ impl Pass {
         if !job.aborts
             && let Err(wait) = take_rate()
         {
-            self.blocked.insert(job.order_key.to_owned());
+            self.blocked.insert(hash_of(job.order_key));
             barrier.leave(job.order_key, job.id);
             return self.throttled(wait);
         }
@@ -184,7 +184,7 @@ impl Pass {
     }
 
     fn block(&mut self, job: &Candidate<'_>, reason: Discard) -> Decision {
-        self.blocked.insert(job.order_key.to_owned());
+        self.blocked.insert(hash_of(job.order_key));
         Decision::Discard(reason)
     }
 

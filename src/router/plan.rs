@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::barrier;
-use super::delivery::DeliveryRules;
+use super::delivery::{DeliveryRules, Way};
 use super::drain::Standing;
 use super::event_origin::ConfiguredOrigins;
-use super::events::Labels;
+use super::events::{Labels, Meters};
 use super::private_address::AddressRules;
 use super::throttle::{AdaptiveParams, Rate};
 use super::wire::Identity;
@@ -47,7 +47,7 @@ pub(super) struct Plan {
     kind: String,
     id: String,
     pub(super) settings: RouterTypeSettings,
-    pub(super) rules: DeliveryRules,
+    pub(super) way: Way,
     pub(super) identity: Identity,
     pub(super) origins: ConfiguredOrigins,
     pub(super) standing: Standing,
@@ -55,6 +55,7 @@ pub(super) struct Plan {
     pub(super) keeps_warnings: bool,
     pub(super) over_http: bool,
     pub(super) labels: Labels,
+    pub(super) meters: Meters,
     pub(super) rate: Rate,
     event_rates: Mutex<HashMap<String, Rate>>,
     endpoint_rates: Mutex<HashMap<String, Rate>>,
@@ -93,11 +94,12 @@ impl Plan {
         };
         let (limit, window) = whole.router.throttle(kind, id, None);
         let name = destination.as_ref().map_or("", |destination| destination.name.as_str());
+        let labels = Labels::new(kind, id, name, workspace_id);
         Plan {
             whole: Arc::clone(whole),
             kind: kind.to_owned(),
             id: id.to_owned(),
-            rules,
+            way: Way::new(rules),
             identity: Identity { user_agent: settings.user_agent.clone(), instance_id: settings.instance_id.clone() },
             origins: match &destination {
                 Some(destination) => ConfiguredOrigins::of(destination, &settings.event_url_hosts),
@@ -107,7 +109,8 @@ impl Plan {
             keeps_warnings: definition_says("supportsDeliveredWithWarnings")
                 || settings.delivered_with_warnings_workspaces.iter().any(|listed| listed == workspace_id),
             over_http: !NOT_OVER_HTTP.contains(&kind),
-            labels: Labels::new(kind, id, name, workspace_id),
+            meters: Meters::new(&labels),
+            labels,
             rate: Rate { limit, window },
             event_rates: Mutex::default(),
             endpoint_rates: Mutex::default(),

@@ -16,10 +16,10 @@ use super::delivery::Courier;
 use super::plan::Plan;
 use super::throttle::{Gcra, Seen};
 use super::unreachable::Reachability;
-use super::worker::{Finished, Held, Worker};
+use super::worker::{Finished, Worker};
 use crate::backend_config::Snapshots;
 use crate::clock::Clock;
-use crate::jobsdb::{JobsDb, Lease};
+use crate::jobsdb::JobsDb;
 use crate::settings::Live;
 
 /// Endpoint labels with a limiter of their own.
@@ -56,8 +56,24 @@ pub(super) struct Shared {
     pub(super) results: mpsc::Sender<Finished>,
     pub(super) started: Instant,
     pub(super) stop: CancellationToken,
+    /// Ends what is under way, when a stop cannot wait any longer.
+    pub(super) cut: CancellationToken,
+    /// Workers start nothing more.
+    pub(super) ending: AtomicBool,
+    /// Wakes the loop.
     pub(super) progress: Notify,
+    /// The loop waits for progress of workers and writer.
+    pub(super) awaits_progress: AtomicBool,
+    /// A worker has run out of jobs.
     pub(super) worker_idle: AtomicBool,
+    /// Results were stored.
+    pub(super) results_stored: AtomicBool,
+    /// Jobs went back to the queue, which tells nobody of that.
+    pub(super) given_back: AtomicBool,
+    /// Jobs that wait for a worker.
+    pub(super) waiting: AtomicUsize,
+    /// The loop wants to know when so few jobs wait.
+    pub(super) refill_mark: AtomicUsize,
     pub(super) held_jobs: AtomicUsize,
     pub(super) held_bytes: AtomicU64,
 }
@@ -73,31 +89,56 @@ impl Shared {
         i128::try_from(self.started.elapsed().as_nanos()).unwrap_or(i128::MAX / 4)
     }
 
-    /// Gives jobs back to their queue, unchanged.
-    pub(super) fn give_back(&self, held: &[Held]) {
-        let leases: Vec<Lease> = held.iter().map(|held| held.job.lease).collect();
-        self.jobs.release(&leases);
-        self.let_go(held);
+    /// Whether workers are to start nothing more. Cheaper than asking the token for every job.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
     }
 
-    /// The jobs are not held any more.
-    pub(super) fn let_go(&self, held: &[Held]) {
-        let bytes = held.iter().map(Held::bytes).sum();
+    /// A job is not held any more.
+    pub(super) fn let_go(&self, bytes: u64, gave_back: bool) {
         self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.held_jobs.fetch_sub(held.len(), Ordering::Release);
-        self.progress.notify_one();
-    }
-
-    /// Wakes the loop, which decides whether it is worth a pass.
-    pub(super) fn made_progress(&self, worker_is_idle: bool) {
-        if worker_is_idle {
-            self.worker_idle.store(true, Ordering::Relaxed);
+        let was_last = self.held_jobs.fetch_sub(1, Ordering::AcqRel) == 1;
+        if gave_back {
+            self.given_back.store(true, Ordering::SeqCst);
         }
-        self.progress.notify_one();
+        if gave_back || was_last && self.is_ending() {
+            self.progress.notify_one();
+        }
     }
 
-    /// Jobs that wait for a worker.
-    pub(super) fn waiting_for_workers(&self) -> usize {
-        self.workers.iter().map(Worker::waiting).sum()
+    /// A worker took a job from its queue.
+    pub(super) fn left_queue(&self) {
+        let left = self.waiting.fetch_sub(1, Ordering::SeqCst).saturating_sub(1);
+        if left == self.refill_mark.load(Ordering::SeqCst) {
+            self.tell_of_progress();
+        }
+    }
+
+    /// A worker has no jobs left.
+    pub(super) fn worker_went_idle(&self) {
+        self.worker_idle.store(true, Ordering::SeqCst);
+        self.tell_of_progress();
+    }
+
+    /// A transaction of results is stored.
+    pub(super) fn stored_results(&self) {
+        self.results_stored.store(true, Ordering::SeqCst);
+        self.tell_of_progress();
+    }
+
+    /// Wakes the loop if it waits for that.
+    fn tell_of_progress(&self) {
+        if self.awaits_progress.load(Ordering::SeqCst) {
+            self.progress.notify_one();
+        }
+    }
+
+    /// Ends everything under way; the jobs go back to their queue.
+    pub(super) fn cut_off(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        self.cut.cancel();
+        for worker in &self.workers {
+            worker.clear();
+        }
     }
 }

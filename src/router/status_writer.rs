@@ -19,7 +19,7 @@ use super::events;
 use super::outcome::dead_letter;
 use super::shared::Shared;
 use super::status_table::{DELIVERED_WITH_WARNING, Verdict};
-use super::worker::{Finished, Held};
+use super::worker::Finished;
 use crate::jobsdb::{Durability, JobsDbError, Outcome, Tx};
 
 /// Time between two attempts to store results that the store had no room for.
@@ -92,52 +92,56 @@ async fn commit(shared: &Arc<Shared>, batch: &[Finished]) -> Result<(), JobsDbEr
 }
 
 fn outcome(shared: &Shared, finished: &Finished) -> Outcome {
-    let status = finished.status.clone().unwrap_or_default();
-    match finished.judged.verdict {
+    let status = finished.end.status.clone().unwrap_or_default();
+    match finished.end.judged.verdict {
         Verdict::Succeeded => Outcome::Succeeded,
         Verdict::Filtered => Outcome::Filtered,
         Verdict::Failed => Outcome::Failed { status, blocks_user: finished.held.ordered },
         Verdict::Aborted => {
             let asked_for = finished.held.aborts.is_some_and(Reason::asked_by_operator);
             let dead_letter =
-                (!asked_for).then(|| dead_letter(&shared.jobs, &finished.held.job, &status, &finished.error_text));
+                (!asked_for).then(|| dead_letter(&shared.jobs, &finished.held.job, &status, &finished.end.error_text));
             Outcome::Aborted { status, dead_letter }
         }
     }
 }
 
 /// After a batch is stored: barrier, figures, limits, and whoever waits for room.
-fn stored(shared: &Shared, batch: Vec<Finished>) {
+fn stored(shared: &Shared, mut batch: Vec<Finished>) {
+    for finished in &mut batch {
+        finished.held.decided();
+    }
     {
         let mut barrier = shared.barrier.lock();
-        for finished in batch.iter().filter(|finished| finished.held.ordered) {
-            let ended = match finished.judged.verdict {
-                Verdict::Failed => continue,
-                Verdict::Succeeded | Verdict::Filtered => Ended::Handled,
-                Verdict::Aborted => Ended::Aborted,
-            };
-            barrier.ended(&finished.held.order_key, finished.held.job.id, ended);
+        for finished in &batch {
+            let (key, job) = (&finished.held.order_key, finished.held.job.id);
+            // A job that was started without order may be the one that its key waits for since before.
+            match finished.end.judged.verdict {
+                Verdict::Failed if finished.held.ordered => barrier.failure_stored(key, job),
+                Verdict::Failed => {}
+                Verdict::Succeeded | Verdict::Filtered => barrier.ended(key, job, Ended::Handled),
+                Verdict::Aborted => barrier.ended(key, job, Ended::Aborted),
+            }
         }
     }
     report(shared, &batch);
-    let held: Vec<Held> = batch.into_iter().map(|finished| finished.held).collect();
-    shared.let_go(&held);
-    shared.made_progress(false);
+    drop(batch);
+    shared.stored_results();
 }
 
 fn report(shared: &Shared, batch: &[Finished]) {
     let plan = shared.plan.load();
     let labels = &plan.labels;
-    let mut ends: HashMap<events::Ended, u64> = HashMap::new();
+    let mut ends: HashMap<events::Ended<'_>, u64> = HashMap::new();
     let mut drains: HashMap<Reason, u64> = HashMap::new();
     let mut delays: Option<(Duration, Duration)> = None;
     let mut refused = 0;
     for finished in batch {
         let ended = events::Ended {
-            verdict: finished.judged.verdict,
-            code: finished.judged.code.clone(),
-            source_id: finished.held.job.partition.source_id.clone(),
-            error_at: match finished.error_at {
+            verdict: finished.end.judged.verdict,
+            code: &finished.end.judged.code,
+            source_id: &finished.held.job.partition.source_id,
+            error_at: match finished.end.error_at {
                 None => "",
                 Some(ErrorAt::Transformation) => "transformation",
                 Some(ErrorAt::Delivery) => "delivery",
@@ -147,41 +151,41 @@ fn report(shared: &Shared, batch: &[Finished]) {
         if let Some(reason) = finished.held.aborts {
             *drains.entry(reason).or_default() += 1;
         }
-        if finished.judged.downgraded && finished.code == DELIVERED_WITH_WARNING {
+        if finished.end.judged.downgraded && finished.end.code == DELIVERED_WITH_WARNING {
             events::warning_downgraded();
         }
-        refused += u64::from(finished.code == 429);
-        if finished.judged.verdict == Verdict::Succeeded
+        refused += u64::from(finished.end.code == 429);
+        if finished.end.judged.verdict == Verdict::Succeeded
             && let Some(received_ms) = finished.held.facts.received_ms
         {
-            let took = u64::try_from(finished.at_ms.saturating_sub(received_ms)).unwrap_or(0);
+            let took = u64::try_from(finished.end.at_ms.saturating_sub(received_ms)).unwrap_or(0);
             let took = Duration::from_millis(took);
             let partition = &finished.held.job.partition;
-            events::event_delivered(labels, &partition.source_id, &finished.held.facts.source_category, took);
+            events::event_delivered(&plan.meters, &partition.source_id, &finished.held.facts.source_category, took);
             let (shortest, longest) = delays.unwrap_or((took, took));
             delays = Some((shortest.min(took), longest.max(took)));
         }
     }
     shared.seen.lock().observe(refused, u64::try_from(batch.len()).unwrap_or(u64::MAX));
     for (ended, jobs) in &ends {
-        events::jobs_ended(labels, ended, *jobs);
+        events::jobs_ended(&plan.meters, ended, *jobs);
     }
     for (reason, jobs) in drains {
         events::drained(labels, reason, jobs);
     }
     if let Some((shortest, longest)) = delays {
-        events::pipeline_delay(labels, shortest, longest);
+        events::pipeline_delay(&plan.meters, shortest, longest);
     }
     let count =
         |verdict: Verdict| ends.iter().filter(|(ended, _)| ended.verdict == verdict).map(|(_, jobs)| jobs).sum::<u64>();
-    let last_error = batch.iter().rev().find(|finished| finished.status.is_some());
+    let last_error = batch.iter().rev().find(|finished| finished.end.status.is_some());
     shared.board.update(&shared.id, |state| {
         state.delivered += count(Verdict::Succeeded);
         state.filtered += count(Verdict::Filtered);
         state.failed += count(Verdict::Failed);
         state.aborted += count(Verdict::Aborted);
         if let Some(finished) = last_error {
-            state.note_error(&finished.judged.code, &finished.error_text, finished.at_ms);
+            state.note_error(&finished.end.judged.code, &finished.end.error_text, finished.end.at_ms);
         }
     });
 }

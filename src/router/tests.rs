@@ -410,3 +410,37 @@ async fn a_single_event_is_delivered_at_once() {
     }
     kit.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_busy_user_of_a_slow_destination_does_not_hold_back_the_others() {
+    let receiver = Receiver::start(|body, _| (body["user"] != "busy").then_some(200)).await;
+    let mut kit = Kit::new(&[("Router.noOfWorkers", "4"), ("Router.httpTimeout", "8s")], &[("d", true)]);
+    kit.store("d", receiver.address, &numbers("busy", 1_500)).await;
+    eventually("the busy user's worker is full", || !receiver.got.lock().is_empty()).await;
+    let others: Vec<String> = (0..8).map(|n| format!("u{n}")).collect();
+    let key = |user: &str| worker_index::of(&format!("w:d:{user}"), 4);
+    let others: Vec<&str> = others.iter().map(String::as_str).filter(|user| key(user) != key("busy")).collect();
+    let events: Vec<(&str, u64)> = others.iter().map(|user| (*user, 0)).collect();
+    let started = Instant::now();
+    kit.store("d", receiver.address, &events).await;
+    eventually("the others are delivered", || others.iter().all(|user| receiver.numbers_of(user) == [0])).await;
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    kit.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_cuts_off_what_hangs_and_the_next_start_delivers_it() {
+    let receiver = Receiver::start(|_, before| (before > 0).then_some(200)).await;
+    let mut kit = Kit::new(&[("Router.httpTimeout", "60s")], &[("d", true)]);
+    let users: Vec<String> = (0..10).map(|n| format!("u{n}")).collect();
+    let events: Vec<(&str, u64)> = users.iter().flat_map(|user| [(user.as_str(), 0), (user.as_str(), 1)]).collect();
+    kit.store("d", receiver.address, &events).await;
+    eventually("all users hang", || receiver.got.lock().len() == 10).await;
+    let started = Instant::now();
+    kit.stop().await;
+    assert!(started.elapsed() < Duration::from_millis(7_500), "{:?}", started.elapsed());
+    assert_eq!(kit.jobs.active(Queue::Rt).iter().map(|active| active.leased).sum::<u64>(), 0);
+    kit.start();
+    eventually("the first ones are delivered", || kit.pending() == 10).await;
+    kit.stop().await;
+}

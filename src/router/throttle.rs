@@ -57,6 +57,8 @@ impl Gcra {
     /// The time until the same request would pass.
     pub fn take(&mut self, cost: u64, now_ns: i128) -> Result<(), Duration> {
         let interval = self.interval_ns();
+        // What costs more than can ever be saved up passes when everything is: it would wait for ever otherwise.
+        let cost = cost.min(self.rate.limit.saturating_add(1));
         let tolerance = interval.saturating_mul(i128::from(self.rate.limit) + 1);
         let arrival = self.arrival_ns.max(now_ns).saturating_add(interval.saturating_mul(i128::from(cost)));
         let excess = arrival - tolerance - now_ns;
@@ -262,6 +264,14 @@ mod tests {
         assert!(throttler.take("", Rate { limit: 2, ..one }, 1, 0).is_ok());
         assert!(throttler.take("", Rate { limit: 0, ..one }, 1_000, 0).is_ok());
         assert!(throttler.take("", Rate { window: Duration::from_millis(500), ..one }, 1_000, 0).is_ok());
+    }
+
+    #[test]
+    fn a_job_that_costs_more_than_the_limit_passes_when_nothing_else_did() {
+        let mut limiter = Gcra::new(Rate { limit: 10, window: Duration::from_secs(1) });
+        assert!(limiter.take(1_000, 0).is_ok());
+        assert_eq!(limiter.take(1_000, 0), Err(Duration::from_millis(1_100)));
+        assert!(limiter.take(1_000, SECOND * 11 / 10).is_ok());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::pickup::{Candidate, Decision, Discard, Pass, PassRules};
 use super::plan::Plan;
 use super::retry_limit::{self, LastAttempt};
 use super::throttle::{adapted_query_size, cost};
-use super::worker::{Held, assign};
+use super::worker::{Held, Prepared, assign};
 use crate::jobsdb::{Job, JobState, Lease, Limits, Queue};
 
 /// Payload bytes that all destinations together may hold.
@@ -23,6 +23,8 @@ const HELD_BYTES: u64 = 256 << 20;
 const HELD_BYTES_EACH: u64 = 4 << 20;
 /// Rest between two passes that look beyond jobs which cannot run, and the longest one when they find nothing.
 pub(super) const DEEP_REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Least jobs of a query that follows one which gave most of its jobs back.
+pub(super) const SMALLEST_PAGE: usize = 64;
 /// Most jobs of one query, so that decisions never hold up the workers for long.
 pub(super) const LARGEST_PAGE: usize = 1_000;
 
@@ -97,7 +99,10 @@ impl Partition {
                 walk.has_more |= query == 0;
                 return Ok(());
             }
-            let limits = Limits { jobs: size.min(free).max(1), events: 0, bytes: budget - held };
+            // The first query asks for what there is room for. Later ones look behind jobs that cannot run, which
+            // are often those of one busy user, and give back what there is no room for.
+            let jobs = if query == 0 { size.min(free).max(1) } else { size };
+            let limits = Limits { jobs, events: 0, bytes: budget - held };
             let fetched = self.common.jobs.fetch_async(Queue::Rt, &self.select, limits).await;
             let page = fetched.map_err(|source| RouterError::Store { destination: self.shared.id.clone(), source })?;
             let fetched = page.jobs.len();
@@ -116,7 +121,7 @@ impl Partition {
             if !page.limits_reached || discarded <= tolerated {
                 return Ok(());
             }
-            size = discarded.min(LARGEST_PAGE);
+            size = discarded.saturating_mul(2).clamp(SMALLEST_PAGE, LARGEST_PAGE);
         }
         Ok(())
     }
@@ -135,20 +140,22 @@ impl Partition {
             let aborts = self.reason_to_abort(plan, &job, &facts, now_ms);
             let partition = &job.partition;
             let order_key = format!("{}:{}:{}", partition.workspace_id, partition.destination_id, job.user_id);
-            Held { job, facts, order_key, ordered: false, aborts, is_probe: walk.is_probe }
+            Prepared { job, facts, order_key, aborts }
         };
-        let prepared: Vec<Held> = jobs.into_iter().map(prepare).collect();
-        let mut starting: Vec<(usize, Held)> = Vec::with_capacity(prepared.len());
+        let prepared: Vec<Prepared> = jobs.into_iter().map(prepare).collect();
+        let mut starting: Vec<(usize, bool, Prepared)> = Vec::with_capacity(prepared.len());
         {
             let mut barrier = self.shared.barrier.lock();
-            for mut held in prepared {
-                let (job, facts, aborts) = (&held.job, &held.facts, held.aborts);
+            for prepared in prepared {
+                let (job, facts, aborts) = (&prepared.job, &prepared.facts, prepared.aborts);
                 let partition = &job.partition;
-                let order_key = held.order_key.as_str();
+                let order_key = prepared.order_key.as_str();
                 let failed = job.last.as_ref().filter(|last| last.state == JobState::Failed && last.status.attempt > 0);
                 let order_is_off = plan.order_is_off(&partition.workspace_id);
                 if order_is_off {
                     barrier.disable(order_key, now_ms);
+                } else if job.last.is_none() {
+                    barrier.offered(order_key, job.id);
                 }
                 let candidate = Candidate {
                     id: job.id,
@@ -183,8 +190,7 @@ impl Partition {
                     Decision::Reserve { worker, ordered } => {
                         walk.reserved += 1;
                         walk.drained += usize::from(aborts.is_some());
-                        held.ordered = ordered;
-                        starting.push((worker, held));
+                        starting.push((worker, ordered, prepared));
                     }
                     Decision::Discard(reason) => {
                         walk.discarded_bytes += u64::try_from(job.payload.len()).unwrap_or(u64::MAX);
@@ -194,10 +200,8 @@ impl Partition {
                 }
             }
         }
-        let bytes = starting.iter().map(|(_, held)| held.bytes()).sum();
-        self.shared.held_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.shared.held_jobs.fetch_add(starting.len(), Ordering::AcqRel);
-        for (worker, held) in starting {
+        for (worker, ordered, prepared) in starting {
+            let held = Held::new(&self.shared, prepared, ordered, walk.is_probe);
             if held.is_probe {
                 self.shared.reach.lock().probe_started();
             }

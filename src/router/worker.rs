@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -29,28 +30,66 @@ use crate::settings::{EventUrls, RouterTypeSettings};
 /// Measurements that a worker's pace is averaged over.
 const PACE_SAMPLES: usize = 20;
 
-/// A job that a worker holds.
-#[derive(Debug)]
+/// A job that a worker holds. Whoever drops it without a decision gives it back to its queue, unchanged.
 pub(super) struct Held {
     pub(super) job: Job,
     pub(super) facts: JobFacts,
     pub(super) order_key: String,
+    /// The barrier knows it and is told how it ends.
     pub(super) ordered: bool,
     pub(super) aborts: Option<Reason>,
     pub(super) is_probe: bool,
+    shared: Arc<Shared>,
+    decided: bool,
+}
+
+/// What is known of a job before it is decided whether it starts.
+pub(super) struct Prepared {
+    pub(super) job: Job,
+    pub(super) facts: JobFacts,
+    pub(super) order_key: String,
+    pub(super) aborts: Option<Reason>,
 }
 
 impl Held {
+    /// Takes responsibility for a leased job.
+    pub(super) fn new(shared: &Arc<Shared>, prepared: Prepared, ordered: bool, is_probe: bool) -> Held {
+        let Prepared { job, facts, order_key, aborts } = prepared;
+        let held =
+            Held { job, facts, order_key, ordered, aborts, is_probe, shared: Arc::clone(shared), decided: false };
+        shared.held_bytes.fetch_add(held.bytes(), Ordering::Relaxed);
+        shared.held_jobs.fetch_add(1, Ordering::AcqRel);
+        held
+    }
+
+    /// Says that the outcome of the job is stored, so that its lease has ended.
+    pub(super) fn decided(&mut self) {
+        self.decided = true;
+    }
+
     /// Payload bytes that the job keeps in memory.
-    pub(super) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         u64::try_from(self.job.payload.len() + self.job.parameters.len()).unwrap_or(u64::MAX)
     }
 }
 
-/// A job and how it ended, on its way to the store.
+impl Drop for Held {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        if !self.decided {
+            shared.probe_dropped(self);
+            if self.ordered {
+                shared.barrier.lock().ended(&self.order_key, self.job.id, Ended::Waiting);
+            }
+            shared.jobs.release(&[self.job.lease]);
+        }
+        shared.let_go(self.bytes(), !self.decided);
+    }
+}
+
+/// How a job ended.
 #[derive(Debug)]
-pub(super) struct Finished {
-    pub(super) held: Held,
+pub(super) struct End {
     pub(super) judged: Judged,
     /// The status to store; succeeded and filtered jobs leave none.
     pub(super) status: Option<Status>,
@@ -60,7 +99,13 @@ pub(super) struct Finished {
     pub(super) at_ms: i64,
 }
 
-#[derive(Debug, Default)]
+/// A job and how it ended, on its way to the store.
+pub(super) struct Finished {
+    pub(super) held: Held,
+    pub(super) end: End,
+}
+
+#[derive(Default)]
 struct WorkerQueue {
     jobs: VecDeque<Held>,
     is_running: bool,
@@ -68,13 +113,14 @@ struct WorkerQueue {
 }
 
 /// One worker.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Worker(Mutex<WorkerQueue>);
 
 impl Worker {
-    /// Jobs that wait for the worker.
-    pub(super) fn waiting(&self) -> usize {
-        self.0.lock().jobs.len()
+    /// Gives back every job that waits for the worker.
+    pub(super) fn clear(&self) {
+        let jobs = std::mem::take(&mut self.0.lock().jobs);
+        drop(jobs);
     }
 
     /// Jobs that may still be given to the worker.
@@ -91,14 +137,14 @@ impl Worker {
         !std::mem::replace(&mut queue.is_running, true)
     }
 
-    /// The next job; none ends the task.
-    fn pop(&self) -> Option<Held> {
+    /// The next job, and whether it was the last one; none ends the task.
+    fn pop(&self) -> Option<(Held, bool)> {
         let mut queue = self.0.lock();
-        let held = queue.jobs.pop_front();
-        if held.is_none() {
+        let Some(held) = queue.jobs.pop_front() else {
             queue.is_running = false;
-        }
-        held
+            return None;
+        };
+        Some((held, queue.jobs.is_empty()))
     }
 
     fn note_pace(&self, took: Duration) {
@@ -129,34 +175,59 @@ pub fn buffer_size(settings: &RouterTypeSettings, pace: f64, page: usize) -> usi
 
 /// Gives a job to a worker and starts its task if it has none.
 pub(super) fn assign(shared: &Arc<Shared>, worker: usize, held: Held) {
+    shared.waiting.fetch_add(1, Ordering::SeqCst);
     let needs_task = shared.workers.get(worker).is_some_and(|worker| worker.push(held));
     if needs_task {
-        tokio::spawn(work(Arc::clone(shared), worker));
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move { shared.cut.run_until_cancelled(work(&shared, worker)).await });
     }
 }
 
-async fn work(shared: Arc<Shared>, index: usize) {
+async fn work(shared: &Arc<Shared>, index: usize) {
     let Some(worker) = shared.workers.get(index) else {
         return;
     };
-    while let Some(held) = worker.pop() {
+    while let Some((held, is_last)) = worker.pop() {
+        shared.left_queue();
         let started = Instant::now();
-        if let Some(finished) = process(&shared, held).await {
-            worker.note_pace(started.elapsed());
-            // The writer lives as long as anything is held, so a closed channel means that the node is going down.
-            if let Err(lost) = shared.results.send(finished).await {
-                shared.give_back(&[lost.0.held]);
+        let plan = shared.plan.load_full();
+        match AssertUnwindSafe(process(shared, &plan, &held)).catch_unwind().await {
+            Ok(Some(end)) => {
+                worker.note_pace(started.elapsed());
+                // The writer lives as long as anything is held, so a closed channel means that the node is going
+                // down. The job goes back to its queue then.
+                if shared.results.send(Finished { held, end }).await.is_err() {
+                    tracing::trace!(destination = %shared.id, "a result came after the end of its writer");
+                }
+            }
+            Ok(None) => drop(held),
+            Err(_) => {
+                events::worker_fault(&plan.labels, held.job.id);
+                rest(shared, &plan, held);
             }
         }
-        shared.made_progress(worker.waiting() == 0);
+        if is_last {
+            shared.worker_went_idle();
+        }
     }
 }
 
-/// Handles one job; `None` when it went back to its queue.
-async fn process(shared: &Arc<Shared>, held: Held) -> Option<Finished> {
-    let plan = shared.plan.load_full();
-    if shared.is_stopping() || shared.must_hold_back(&held) {
-        give_up_turn(shared, held);
+/// Keeps a job that met a fault of the program as long as a first failure would, so that it is not met again and
+/// again without rest; later jobs of its key wait.
+fn rest(shared: &Shared, plan: &Plan, held: Held) {
+    if held.ordered {
+        shared.barrier.lock().failed(&held.order_key, held.job.id, shared.clock.now_ms());
+    }
+    let (stop, pause) = (shared.stop.clone(), plan.settings.min_retry_backoff);
+    tokio::spawn(async move {
+        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        drop(held);
+    });
+}
+
+/// Handles one job; `None` when it goes back to its queue.
+async fn process(shared: &Shared, plan: &Plan, held: &Held) -> Option<End> {
+    if shared.is_ending() || shared.must_hold_back(held) {
         return None;
     }
     let step = {
@@ -164,49 +235,36 @@ async fn process(shared: &Arc<Shared>, held: Held) -> Option<Finished> {
         next_step(&mut barrier, &held.order_key, held.job.id, held.ordered, held.aborts.is_some())
     };
     match step {
-        Step::Wait => {
-            give_up_turn(shared, held);
-            None
-        }
+        Step::Wait => None,
         Step::GiveUp => Some(give_up(shared, held)),
         Step::Attempt => {
-            let attempted = AssertUnwindSafe(attempt(shared, &plan, &held)).catch_unwind().await;
+            let attempted = AssertUnwindSafe(attempt(shared, plan, held)).catch_unwind().await;
             let attempted = attempted.unwrap_or_else(|_| {
                 events::worker_fault(&plan.labels, held.job.id);
-                shared.probe_dropped(&held);
+                shared.probe_dropped(held);
                 refusal(500, "internal error", ErrorAt::Delivery)
             });
-            Some(finish(shared, &plan, held, attempted))
+            Some(finish(shared, plan, held, attempted))
         }
     }
 }
 
-/// Sends the job back to its queue, unchanged.
-fn give_up_turn(shared: &Shared, held: Held) {
-    shared.probe_dropped(&held);
-    if held.ordered {
-        shared.barrier.lock().ended(&held.order_key, held.job.id, Ended::Waiting);
-    }
-    shared.give_back(&[held]);
-}
-
-fn give_up(shared: &Shared, held: Held) -> Finished {
-    shared.probe_dropped(&held);
+fn give_up(shared: &Shared, held: &Held) -> End {
+    shared.probe_dropped(held);
     let at_ms = shared.clock.now_ms();
     let reason = held.aborts.unwrap_or(Reason::RetryLimit);
     let status = status_after_drain(&Before::of(&held.job), reason, at_ms);
-    Finished {
+    End {
         judged: Judged { verdict: Verdict::Aborted, code: DRAIN_CODE.to_string(), downgraded: false },
         status: Some(status),
         error_text: reason.text().to_owned(),
         error_at: None,
         code: DRAIN_CODE,
         at_ms,
-        held,
     }
 }
 
-fn finish(shared: &Shared, plan: &Plan, held: Held, attempted: Attempted) -> Finished {
+fn finish(shared: &Shared, plan: &Plan, held: &Held, attempted: Attempted) -> End {
     let now = shared.clock.now();
     let at_ms = now.as_millisecond();
     let judged = judge(attempted.code, plan.keeps_warnings);
@@ -218,15 +276,8 @@ fn finish(shared: &Shared, plan: &Plan, held: Held, attempted: Attempted) -> Fin
         let before = Before::of(&held.job);
         status_after_attempt(&attempted, &judged, &before, &held.facts.job_run_id, &plan.settings, now)
     });
-    Finished {
-        held,
-        judged,
-        status,
-        error_text: attempted.text,
-        error_at: attempted.error_at,
-        code: attempted.code,
-        at_ms,
-    }
+    let Attempted { text: error_text, error_at, code, .. } = attempted;
+    End { judged, status, error_text, error_at, code, at_ms }
 }
 
 fn refusal(code: i32, text: impl Into<String>, at: ErrorAt) -> Attempted {
@@ -267,8 +318,8 @@ async fn attempt(shared: &Shared, plan: &Plan, held: &Held) -> Attempted {
     wait_for_rate(shared, plan, &request.endpoint_path).await;
     let private = plan.origins.private_headers(&request);
     let started = Instant::now();
-    let answer = shared.courier.send(request, &plan.rules, guarded, &private).await;
-    events::request_took(&plan.labels, started.elapsed());
+    let answer = shared.courier.send(request, &plan.way, guarded, &private).await;
+    events::request_took(&plan.meters, started.elapsed());
     shared.note_reach(plan, held, answer.answered, answer.unreachable);
     Attempted {
         error_at: Some(ErrorAt::Delivery).filter(|_| !is_success(answer.code)),

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use object_store::client::{DnsFuture, DnsResolver};
 
 use super::StoreError;
+use crate::destination::resolve;
 
 /// The rule for one destination.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +46,7 @@ impl DnsResolver for AddressRule {
         let rule = *self;
         let host = host.to_owned();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+            let addresses = resolve::resolve(&host).await?;
             match addresses.iter().find_map(|&address| rule.refusal(address)) {
                 Some(why) => Err(format!("{host} is refused: {why}").into()),
                 None => Ok(addresses),
