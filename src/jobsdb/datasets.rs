@@ -81,14 +81,17 @@ impl Datasets {
         number
     }
 
-    /// Counts a straggler in the open carry-over dataset. Returns its number.
-    pub fn carry_over(&mut self, id: u64, bytes: u64, now_ms: i64, rules: DatasetRules) -> u32 {
+    /// Counts a straggler in the open carry-over dataset. Returns its number, and that of a full one that was
+    /// sealed before it.
+    pub fn carry_over(&mut self, id: u64, bytes: u64, now_ms: i64, rules: DatasetRules) -> (u32, Option<u32>) {
+        let mut sealed = None;
         if let Some(number) = self.open_carry_over
             && let Some(record) = self.all.get_mut(&number)
             && (record.bytes >= rules.target_bytes || record.rows >= rules.max_rows)
         {
             record.sealed_ms = now_ms.max(1);
             self.open_carry_over = None;
+            sealed = Some(number);
         }
         let number = match self.open_carry_over {
             Some(number) => number,
@@ -103,15 +106,15 @@ impl Datasets {
         if let Some(record) = self.all.get_mut(&number) {
             record.add(id, bytes);
         }
-        number
+        (number, sealed)
     }
 
-    /// A job of the dataset is no longer pending there.
-    pub fn ended(&mut self, number: u32, bytes: u64) {
-        if let Some(record) = self.all.get_mut(&number) {
-            record.pending = record.pending.saturating_sub(1);
-            record.pending_bytes = record.pending_bytes.saturating_sub(bytes);
-        }
+    /// A job of the dataset is no longer pending there. True when it was the last one of a sealed dataset.
+    pub fn ended(&mut self, number: u32, bytes: u64) -> bool {
+        let Some(record) = self.all.get_mut(&number) else { return false };
+        record.pending = record.pending.saturating_sub(1);
+        record.pending_bytes = record.pending_bytes.saturating_sub(bytes);
+        record.pending == 0 && record.sealed_ms != 0
     }
 
     /// Whether [`Datasets::seal_old`] or [`Datasets::drop_finished`] would do something.
@@ -228,7 +231,7 @@ fn new_record(id: u64, now_ms: i64, kind: u8) -> DatasetRecord {
 }
 
 fn is_finished(record: &DatasetRecord, rules: DatasetRules, now_ms: i64) -> bool {
-    record.pending == 0 && now_ms.saturating_sub(record.sealed_ms) >= rules.min_retention_ms
+    record.pending == 0 && now_ms.saturating_sub(record.sealed_ms).max(0) >= rules.min_retention_ms
 }
 
 #[cfg(test)]
@@ -313,7 +316,6 @@ mod tests {
         }
         assert_eq!(datasets.with_stragglers(rules(), 1_000, 0.6, 30_000, 10), [1]);
         assert!(datasets.with_stragglers(rules(), 40_000, 0.6, 30_000, 10).is_empty(), "too young");
-        let number = datasets.carry_over(19, 50, 30_000, rules());
-        assert_eq!(number, CARRY_OVER | 1);
+        assert_eq!(datasets.carry_over(19, 50, 30_000, rules()), (CARRY_OVER | 1, None));
     }
 }

@@ -5,6 +5,7 @@
 //! are not in the way.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
@@ -12,7 +13,7 @@ use tracing::error;
 use uuid::Uuid;
 
 use super::Shared;
-use super::api::{Job, JobsDbError, Lease, Limits, Page, Queue, Select};
+use super::api::{Job, JobsDbError, LastStatus, Lease, Limits, Page, Queue, Select};
 use super::keys::{self, Place};
 use super::record::{self, IndexEntry};
 use super::state::{Held, PartInner, PartState, QueueState};
@@ -27,6 +28,8 @@ struct Choice {
     part: Arc<PartState>,
     id: u64,
     held: Held,
+    /// Its value, if memory still has it.
+    value: Option<Bytes>,
 }
 
 /// What choosing found.
@@ -120,14 +123,14 @@ impl Shared {
                 && let Some(user) = users.get_mut(&held.entry.order_hash)
                 && user.blocks(id, held.place)
             {
-                head.take(id);
+                head.take(state, id);
                 match held.place {
                     // On disk it is in the blocked index already: forget it until the user is free.
-                    Place::Blocked => {
-                        user.loaded = user.loaded.saturating_sub(1);
-                        user.has_more = true;
+                    Place::Blocked => user.unload(id),
+                    _ => {
+                        user.moving.insert(id);
+                        found.moves.push(BlockedMove { queue: state.queue, part: Arc::clone(head.part), id, held });
                     }
-                    _ => found.moves.push(BlockedMove { queue: state.queue, part: Arc::clone(head.part), id, held }),
                 }
                 if found.moves.len() >= MOST_MOVES {
                     found.limits_reached = true;
@@ -145,9 +148,9 @@ impl Shared {
                 break;
             }
             (events, bytes) = (more_events, more_bytes);
-            head.take(id);
+            let value = head.take(state, id);
             head.inner.leased.insert(id, held);
-            found.jobs.push(Choice { part: Arc::clone(head.part), id, held });
+            found.jobs.push(Choice { part: Arc::clone(head.part), id, held, value });
             if found.jobs.len() >= limits.jobs
                 || (limits.events > 0 && events >= limits.events)
                 || (limits.bytes > 0 && bytes >= limits.bytes)
@@ -159,81 +162,115 @@ impl Shared {
         found
     }
 
-    /// Reads the values of leased jobs. A value that cannot be read is put aside and its job aborted.
-    fn load(self: &Arc<Self>, state: &QueueState, choices: Vec<Choice>, page: &mut Page) -> Result<(), JobsDbError> {
+    /// Reads the values of leased jobs. A damaged value is put aside and its job aborted; a job that cannot
+    /// be read now is given back for a later fetch.
+    fn load(
+        self: &Arc<Self>,
+        state: &QueueState,
+        mut choices: Vec<Choice>,
+        page: &mut Page,
+    ) -> Result<(), JobsDbError> {
         let queue = state.queue;
-        let mut keys: Vec<(usize, keys::Key)> = choices
-            .iter()
-            .enumerate()
-            .map(|(index, choice)| (index, keys::job(queue, choice.held.entry.dataset, choice.id)))
-            .collect();
-        keys.sort_by(|a, b| a.1.as_ref().cmp(b.1.as_ref()));
-        let sorted: Vec<keys::Key> = keys.iter().map(|(_, key)| *key).collect();
-        let loaded = self.storage.get_sorted(Family::Jobs, &sorted);
-        let loaded = match loaded {
-            Ok(values) => values,
-            Err(error) => {
-                // Give everything back: a later fetch tries again, one by one if need be.
-                self.release_choices(queue, &choices);
-                return Err(failed(error));
-            }
-        };
-        let mut values: Vec<Option<Vec<u8>>> = Vec::new();
-        values.resize_with(choices.len(), || None);
-        for ((index, _), value) in keys.into_iter().zip(loaded) {
-            if let Some(slot) = values.get_mut(index) {
-                *slot = value;
-            }
-        }
+        let mut values = self.values(queue, &mut choices);
         page.jobs.reserve(choices.len());
-        for (choice, value) in choices.into_iter().zip(values) {
-            let value = match value {
-                Some(value) => Some(value),
-                None => self.read_again(queue, &choice).map_err(failed)?,
-            };
+        let mut unreadable = None;
+        for (mut choice, value) in choices.into_iter().zip(values.drain(..)) {
             let lease = Lease { queue, partition: choice.part.partition.id, job_id: choice.id };
-            let Some(value) = value else {
-                self.quarantine(lease, &choice, None, "the job's value is missing");
-                continue;
+            let value = match value {
+                Ok(None) => self.read_again(queue, &mut choice),
+                other => other,
             };
-            match self.job(queue, &choice, lease, value) {
-                Ok(job) => page.jobs.push(job),
-                Err((value, problem)) => self.quarantine(lease, &choice, Some(value), &problem.to_string()),
+            match value {
+                Ok(Some(value)) => match self.job(queue, &mut choice, lease, value) {
+                    Ok(job) => page.jobs.push(job),
+                    Err((value, problem)) if problem.is_damage() => {
+                        self.quarantine(lease, &choice, value, &problem.to_string());
+                    }
+                    Err((_, problem)) => {
+                        self.release(&[lease]);
+                        unreadable = Some(problem);
+                    }
+                },
+                Ok(None) => self.quarantine(lease, &choice, Vec::new(), "the job's value is missing"),
+                Err(problem) if problem.is_damage() => {
+                    self.quarantine(lease, &choice, Vec::new(), &problem.to_string());
+                }
+                Err(problem) => {
+                    self.release(&[lease]);
+                    unreadable = Some(problem);
+                }
             }
         }
-        Ok(())
+        match unreadable {
+            Some(problem) if page.jobs.is_empty() => Err(failed(problem)),
+            Some(problem) => {
+                error!(queue = queue.name(), %problem, "some jobs cannot be read now; they are tried again");
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
-    fn release_choices(&self, queue: Queue, choices: &[Choice]) {
-        let leases: Vec<Lease> = choices
-            .iter()
-            .map(|choice| Lease { queue, partition: choice.part.partition.id, job_id: choice.id })
-            .collect();
-        self.release(&leases);
+    /// The values of chosen jobs, in their order: those that memory still has, the others in one sorted read.
+    fn values(&self, queue: Queue, choices: &mut [Choice]) -> Vec<Result<Option<Bytes>, StorageError>> {
+        let mut values: Vec<Result<Option<Bytes>, StorageError>> = Vec::with_capacity(choices.len());
+        let mut missing: Vec<(usize, keys::Key)> = Vec::new();
+        for (index, choice) in choices.iter_mut().enumerate() {
+            let value = choice.value.take();
+            if value.is_none() {
+                missing.push((index, keys::job(queue, choice.held.entry.dataset, choice.id)));
+            }
+            values.push(Ok(value));
+        }
+        if missing.is_empty() {
+            return values;
+        }
+        missing.sort_by(|a, b| a.1.as_ref().cmp(b.1.as_ref()));
+        let sorted: Vec<keys::Key> = missing.iter().map(|(_, key)| *key).collect();
+        match self.storage.get_sorted(Family::Jobs, &sorted) {
+            Ok(loaded) => {
+                for ((index, _), value) in missing.into_iter().zip(loaded) {
+                    if let Some(slot) = values.get_mut(index) {
+                        *slot = Ok(value.map(Bytes::from));
+                    }
+                }
+            }
+            // One unreadable block fails them all together: read one by one, so that only its jobs suffer.
+            Err(_) => {
+                for (index, key) in missing {
+                    if let Some(slot) = values.get_mut(index) {
+                        *slot = self.storage.get(Family::Jobs, key.as_ref()).map(|value| value.map(Bytes::from));
+                    }
+                }
+            }
+        }
+        values
     }
 
     /// The job was copied out between choosing and loading: its index entry names the new place.
-    fn read_again(&self, queue: Queue, choice: &Choice) -> Result<Option<Vec<u8>>, StorageError> {
+    fn read_again(&self, queue: Queue, choice: &mut Choice) -> Result<Option<Bytes>, StorageError> {
         let partition = choice.part.partition.id;
         let key = keys::index(queue, partition, choice.id, choice.held.entry.order_hash, choice.held.place);
         let Some(bytes) = self.storage.get(Family::Index, key.as_ref())? else { return Ok(None) };
         let entry: IndexEntry = codec::decode("index entry", &bytes)?;
-        self.storage.get(Family::Jobs, keys::job(queue, entry.dataset, choice.id).as_ref())
+        choice.held.entry.dataset = entry.dataset;
+        let value = self.storage.get(Family::Jobs, keys::job(queue, entry.dataset, choice.id).as_ref())?;
+        Ok(value.map(Bytes::from))
     }
 
-    fn job(&self, queue: Queue, choice: &Choice, lease: Lease, value: Vec<u8>) -> Result<Job, (Vec<u8>, StorageError)> {
-        let value = Bytes::from(value);
+    fn job(
+        &self,
+        queue: Queue,
+        choice: &mut Choice,
+        lease: Lease,
+        value: Bytes,
+    ) -> Result<Job, (Vec<u8>, StorageError)> {
+        let last = match self.last_status(queue, choice) {
+            Ok(last) => last,
+            Err(problem) => return Err((value.to_vec(), problem)),
+        };
         let read = || -> Result<Job, StorageError> {
             let (head, payload_at) = record::decode_job(&value)?;
-            let last = if choice.held.entry.attempt == 0 {
-                None
-            } else {
-                let key = keys::job(queue, choice.held.entry.dataset, choice.id);
-                match self.storage.get(Family::Status, key.as_ref())? {
-                    Some(bytes) => Some(record::decode_status(&bytes)?),
-                    None => None,
-                }
-            };
             Ok(Job {
                 id: choice.id,
                 lease,
@@ -250,7 +287,31 @@ impl Shared {
         read().map_err(|problem| (value.to_vec(), problem))
     }
 
-    fn quarantine(&self, lease: Lease, choice: &Choice, value: Option<Vec<u8>>, problem: &str) {
+    fn last_status(&self, queue: Queue, choice: &mut Choice) -> Result<Option<LastStatus>, StorageError> {
+        if choice.held.entry.attempt == 0 {
+            return Ok(None);
+        }
+        let read = |dataset: u32| self.storage.get(Family::Status, keys::job(queue, dataset, choice.id).as_ref());
+        let mut bytes = read(choice.held.entry.dataset)?;
+        if bytes.is_none() {
+            // Copied out meanwhile: the status went along.
+            let key = keys::index(
+                queue,
+                choice.part.partition.id,
+                choice.id,
+                choice.held.entry.order_hash,
+                choice.held.place,
+            );
+            if let Some(entry) = self.storage.get(Family::Index, key.as_ref())? {
+                let entry: IndexEntry = codec::decode("index entry", &entry)?;
+                bytes = read(entry.dataset)?;
+                choice.held.entry.dataset = entry.dataset;
+            }
+        }
+        bytes.map(|bytes| record::decode_status(&bytes)).transpose()
+    }
+
+    fn quarantine(&self, lease: Lease, choice: &Choice, value: Vec<u8>, problem: &str) {
         error!(
             queue = lease.queue.name(),
             job_id = lease.job_id,
@@ -259,7 +320,7 @@ impl Shared {
             "a stored job cannot be read; its bytes are kept in quarantine and the job is aborted"
         );
         super::events::quarantined(lease.queue);
-        self.send(Request::Quarantine { lease, dataset: choice.held.entry.dataset, value: value.unwrap_or_default() });
+        self.send(Request::Quarantine { lease, dataset: choice.held.entry.dataset, value });
     }
 }
 
@@ -313,13 +374,18 @@ impl<'a> Head<'a> {
     }
 
     /// Steps over the job that was peeked.
-    fn take(&mut self, id: u64) {
+    fn take(&mut self, state: &QueueState, id: u64) -> Option<Bytes> {
         if self.next_ready.is_some_and(|(ready, _)| ready == id) {
             self.next_ready = None;
             self.inner.cursor = id + 1;
-        } else {
-            self.inner.returned.remove(&id);
+            return self.inner.take_recent(id);
         }
+        if let Some(held) = self.inner.returned.remove(&id)
+            && matches!(held.place, Place::Delayed(_))
+        {
+            state.promoted.fetch_sub(1, Ordering::Relaxed);
+        }
+        None
     }
 
     fn read_ready(
@@ -337,13 +403,13 @@ impl<'a> Head<'a> {
                 return Ok(None);
             }
             if inner.cursor >= inner.recent_from {
-                while inner.recent.front().is_some_and(|(id, _)| *id < inner.cursor) {
-                    inner.recent.pop_front();
+                if let Some(passed) = inner.cursor.checked_sub(1) {
+                    inner.take_recent(passed);
                 }
                 // The entry stays in front until the cursor has passed it.
                 *touched += 1;
                 return match inner.recent.front() {
-                    Some(front) => Ok(Some(*front)),
+                    Some(front) => Ok(Some((front.id, front.entry))),
                     None => {
                         inner.caught_up();
                         Ok(None)
@@ -372,6 +438,7 @@ impl<'a> Head<'a> {
     }
 }
 
+/// A read that failed is no reason to stop the node: it is tried again.
 fn failed(error: StorageError) -> JobsDbError {
-    JobsDbError::Failed(error.to_string())
+    JobsDbError::Unavailable(error.to_string())
 }

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
@@ -41,11 +41,11 @@ pub use api::{
 pub use open::inspect;
 
 use crate::clock::Clock;
-use crate::settings::{JobsDbSettings, QueueSettings, Settings, StorageSettings};
+use crate::settings::{JobsDbSettings, Profile, QueueSettings, Settings, StorageSettings};
 use crate::storage::{Family, Flusher, Storage, StorageError, codec};
-use datasets::DatasetRules;
+use datasets::{DatasetRules, DroppedRange};
 use partitions::Partitions;
-use state::QueueState;
+use state::{QueueState, RecentRoom};
 use writer::{Permits, Request, Writer};
 
 /// Transactions that may wait for the writer.
@@ -59,6 +59,19 @@ const DEDUP_BUCKET_SECONDS: i64 = 900;
 #[derive(Clone)]
 pub struct JobsDb(Arc<Handle>);
 
+/// A transaction in the writer's hands.
+pub struct Enqueued(oneshot::Receiver<Result<Receipt, JobsDbError>>);
+
+impl Enqueued {
+    /// Waits for the outcome. Not waiting changes nothing for the transaction.
+    ///
+    /// # Errors
+    /// [`JobsDbError::Failed`]: the write failed, the store is poisoned.
+    pub async fn verdict(self) -> Result<Receipt, JobsDbError> {
+        self.0.await.map_err(|_| stopped())?
+    }
+}
+
 struct Handle {
     shared: Arc<Shared>,
     threads: Mutex<Threads>,
@@ -69,6 +82,7 @@ struct Threads {
     writer: Option<JoinHandle<()>>,
     due: Option<JoinHandle<()>>,
     upkeep: Option<JoinHandle<()>>,
+    slow_upkeep: Option<JoinHandle<()>>,
     stop: Vec<Sender<()>>,
 }
 
@@ -80,6 +94,8 @@ struct Shared {
     settings: JobsDbSettings,
     partitions: Partitions,
     queues: [QueueState; 5],
+    /// Ranges whose rows were deleted and whose files may go after the next flush.
+    dropped: Mutex<Vec<DroppedRange>>,
     requests: Sender<Request>,
     due: Sender<()>,
     /// Room for transactions, and for their bytes in units of [`PERMIT_BYTES`].
@@ -96,8 +112,15 @@ impl JobsDb {
     /// # Errors
     /// When a record that everything rests on is damaged, or the system refuses a thread.
     pub fn open(storage: Storage, settings: &Settings, clock: Clock) -> Result<JobsDb, StorageError> {
-        let (requests, incoming) = bounded(WAITING_TRANSACTIONS + 1_024);
+        // Commits are bounded by permits; an unbounded channel also forgets what nobody will read any more.
+        let (requests, incoming) = unbounded();
         let (due, due_signal) = bounded(1);
+        let recent_room = Arc::new(RecentRoom::new(match settings.storage.profile {
+            Profile::Small => 4 << 20,
+            Profile::Default => 16 << 20,
+            Profile::Large => 64 << 20,
+        }));
+        let no_room = Arc::new(RecentRoom::new(0));
         let room_permits = u32::try_from(settings.storage.max_pending_bytes / PERMIT_BYTES).unwrap_or(u32::MAX).max(64);
         let shared = Arc::new(Shared {
             storage,
@@ -105,7 +128,12 @@ impl JobsDb {
             limits: settings.storage.clone(),
             settings: settings.jobsdb.clone(),
             partitions: Partitions::default(),
-            queues: Queue::ALL.map(QueueState::new),
+            // Jobs of the other queues rest for a while on purpose.
+            queues: Queue::ALL.map(|queue| match queue {
+                Queue::Gw | Queue::Rt => QueueState::new(queue, Arc::clone(&recent_room)),
+                Queue::BatchRt | Queue::Arc | Queue::ProcError => QueueState::new(queue, Arc::clone(&no_room)),
+            }),
+            dropped: Mutex::default(),
             requests,
             due,
             slots: Arc::new(Semaphore::new(WAITING_TRANSACTIONS)),
@@ -120,11 +148,20 @@ impl JobsDb {
         let writer = Writer::new(Arc::clone(&shared), flusher, stored_partitions);
         let (stop_due, due_stops) = bounded(1);
         let (stop_upkeep, upkeep_stops) = bounded(1);
+        let (stop_slow, slow_stops) = bounded(1);
+        let (quick, slow) = (Arc::clone(&shared), Arc::clone(&shared));
+        let ending = Arc::clone(&shared);
         let threads = Threads {
-            writer: Some(thread("pintle-writer", move || writer.run(&incoming))?),
+            writer: Some(thread("pintle-writer", move || {
+                writer.run(&incoming);
+                // Who still waits for room will not get any.
+                ending.slots.close();
+                ending.room.close();
+            })?),
             due: Some(start_due(&shared, due_signal, due_stops)?),
-            upkeep: Some(start_upkeep(&shared, upkeep_stops)?),
-            stop: vec![stop_due, stop_upkeep],
+            upkeep: Some(thread("pintle-upkeep", move || upkeep::run(&quick, &upkeep_stops))?),
+            slow_upkeep: Some(thread("pintle-copying", move || upkeep::run_slow(&slow, &slow_stops))?),
+            stop: vec![stop_due, stop_upkeep, stop_slow],
         };
         Ok(JobsDb(Arc::new(Handle { shared, threads: Mutex::new(threads) })))
     }
@@ -157,25 +194,31 @@ impl JobsDb {
     /// [`JobsDbError::Unavailable`] and [`JobsDbError::TooLarge`]: nothing was queued.
     /// [`JobsDbError::Failed`]: the write failed, the store is poisoned.
     pub async fn commit(&self, tx: Tx) -> Result<Receipt, JobsDbError> {
-        let permits = self.0.shared.permits(&tx).await?;
-        self.verdict(tx, permits)?.await.map_err(|_| stopped())?
+        self.enqueue(tx).await?.verdict().await
     }
 
-    /// The same within a time: no room in the gate is [`JobsDbError::Unavailable`], no verdict is
+    /// The first half of [`JobsDb::commit`]: waits for room and hands the transaction to the writer.
+    /// Transactions are written in the order in which these calls return.
+    ///
+    /// # Errors
+    /// As [`JobsDb::commit`].
+    pub async fn enqueue(&self, tx: Tx) -> Result<Enqueued, JobsDbError> {
+        let permits = self.0.shared.permits(&tx).await?;
+        Ok(Enqueued(self.verdict(tx, permits)?))
+    }
+
+    /// [`JobsDb::commit`] within a time: no room in the gate is [`JobsDbError::Unavailable`], no verdict is
     /// [`JobsDbError::Timeout`] (the transaction may still be stored).
     ///
     /// # Errors
     /// As [`JobsDb::commit`], and [`JobsDbError::Timeout`].
     pub async fn commit_within(&self, tx: Tx, wait: Duration) -> Result<Receipt, JobsDbError> {
         let deadline = tokio::time::Instant::now() + wait;
-        let permits = match tokio::time::timeout_at(deadline, self.0.shared.permits(&tx)).await {
-            Ok(permits) => permits?,
+        let enqueued = match tokio::time::timeout_at(deadline, self.enqueue(tx)).await {
+            Ok(enqueued) => enqueued?,
             Err(_) => return Err(JobsDbError::Unavailable("the writer has no room".to_owned())),
         };
-        match tokio::time::timeout_at(deadline, self.verdict(tx, permits)?).await {
-            Ok(verdict) => verdict.map_err(|_| stopped())?,
-            Err(_) => Err(JobsDbError::Timeout),
-        }
+        tokio::time::timeout_at(deadline, enqueued.verdict()).await.map_err(|_| JobsDbError::Timeout)?
     }
 
     /// [`JobsDb::commit`] from a thread that may block (never a tokio worker).
@@ -206,8 +249,15 @@ impl JobsDb {
     /// When the store cannot be read.
     pub async fn fetch_async(&self, queue: Queue, select: &Select, limits: Limits) -> Result<Page, JobsDbError> {
         let (shared, select) = (Arc::clone(&self.0.shared), select.clone());
-        let fetched = tokio::task::spawn_blocking(move || shared.fetch(queue, &select, limits)).await;
-        fetched.map_err(|_| stopped())?
+        let (answer, receiver) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let page = shared.fetch(queue, &select, limits);
+            // Nobody waits any more: nobody would decide about these jobs either.
+            if let Err(Ok(page)) = answer.send(page) {
+                shared.release(&page.jobs.iter().map(|job| job.lease).collect::<Vec<_>>());
+            }
+        });
+        receiver.await.map_err(|_| stopped())?
     }
 
     /// Gives leased jobs back unchanged (throttled, no slot, shutdown). The next fetch returns them again;
@@ -227,7 +277,7 @@ impl JobsDb {
         self.partitions(queue).into_iter().filter(|partition| partition.pending > 0).collect()
     }
 
-    /// Notified when a partition gets its first pending job. One listener per queue.
+    /// Notified when a partition that nobody waits for gets a job that can run. One listener per queue.
     pub fn partition_appeared(&self, queue: Queue) -> Arc<Notify> {
         Arc::clone(&self.0.shared.queue(queue).appeared)
     }
@@ -372,6 +422,7 @@ impl Handle {
         threads.stop.clear();
         join(threads.due.take());
         join(threads.upkeep.take());
+        join(threads.slow_upkeep.take());
         if threads.writer.is_some() {
             self.shared.send(Request::Stop);
         }
@@ -443,8 +494,8 @@ impl Shared {
         }
     }
 
-    /// A job's time is set earlier than the promotion may expect.
-    pub(super) fn due_changed(&self, _due_ms: u64) {
+    /// A job waits for its time, or a user for the jobs behind a failed one.
+    pub(super) fn due_changed(&self) {
         // A full channel means that the promotion looks anyway.
         if self.due.try_send(()).is_err() {
             tracing::trace!("the promotion was already told");
@@ -456,6 +507,9 @@ impl Shared {
             let Some(part) = self.queue(lease.queue).known_part(lease.partition) else { continue };
             let mut inner = part.inner.lock();
             if let Some(held) = inner.leased.remove(&lease.job_id) {
+                if matches!(held.place, keys::Place::Delayed(_)) {
+                    self.queue(lease.queue).promoted.fetch_add(1, Ordering::Relaxed);
+                }
                 inner.returned.insert(lease.job_id, held);
             }
         }
@@ -527,19 +581,14 @@ fn start_due(shared: &Arc<Shared>, signal: Receiver<()>, stop: Receiver<()>) -> 
             let now_ms = u64::try_from(shared.clock.now_ms()).unwrap_or(0);
             let mut next: Option<u64> = None;
             for state in &shared.queues {
-                match shared.promote(state, now_ms) {
-                    Ok(due) => next = next.into_iter().chain(due).min(),
-                    Err(error) => tracing::error!(%error, queue = state.queue.name(), "due jobs cannot be read"),
+                next = next.into_iter().chain(shared.promote(state, now_ms)).min();
+                if shared.load_waiting_users(state) {
+                    next = Some(next.map_or(u64::MAX, |due| due.min(now_ms + 1_000)));
                 }
             }
             wait = next.map(|due| Duration::from_millis(due.saturating_sub(now_ms).max(1)).min(DUE_TICK));
         }
     })
-}
-
-fn start_upkeep(shared: &Arc<Shared>, stop: Receiver<()>) -> Result<JoinHandle<()>, StorageError> {
-    let shared = Arc::clone(shared);
-    thread("pintle-upkeep", move || upkeep::run(&shared, &stop))
 }
 
 #[cfg(test)]

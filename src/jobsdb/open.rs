@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tracing::{info, warn};
@@ -9,7 +10,7 @@ use tracing::{info, warn};
 use super::api::{DatasetInfo, Queue, QueueStats};
 use super::keys::{self, CARRY_OVER, Place};
 use super::record::{self, DatasetRecord, IndexEntry, QueueRecord};
-use super::state::{Datasets, QueueState};
+use super::state::{Datasets, QueueState, RecentRoom};
 use super::{JobsDbError, Shared};
 use crate::settings::Settings;
 use crate::storage::{Family, Storage, StorageError, codec};
@@ -80,19 +81,16 @@ impl Shared {
                         Place::Delayed(_) => {
                             users.entry(entry.order_hash).or_default().failed.insert(position.id);
                         }
-                        Place::Blocked => users.entry(entry.order_hash).or_default().has_more = true,
+                        Place::Blocked => users.entry(entry.order_hash).or_default().more_from = Some(0),
                         Place::Ready | Place::Importing => {}
                     }
                 }
             }
         }
-        let mut users = state.users.lock();
-        users.retain(|hash, user| {
-            if user.failed.is_empty() {
-                self.load_waiting(state, *hash, user);
-            }
-            !user.failed.is_empty() || user.loaded > 0 || user.has_more
-        });
+        let users = state.users.lock();
+        let free = users.iter().filter(|(_, user)| user.wants_loading()).map(|(hash, _)| *hash);
+        state.to_load.lock().extend(free);
+        drop(users);
         Ok(counted)
     }
 
@@ -180,6 +178,13 @@ fn restore_datasets(storage: &Storage, state: &QueueState) -> Result<(), Storage
         }
         datasets.all.insert(number, dataset);
     }
+    // Only the newest of its kind takes jobs; any other one that looks open was sealed in a batch that is lost.
+    let (open, open_carry_over) = (datasets.open, datasets.open_carry_over);
+    for (number, dataset) in &mut datasets.all {
+        if dataset.sealed_ms == 0 && Some(*number) != open && Some(*number) != open_carry_over {
+            dataset.sealed_ms = dataset.created_ms.max(1);
+        }
+    }
     Ok(())
 }
 
@@ -207,7 +212,7 @@ pub fn inspect(directory: &Path) -> Result<Vec<QueueStats>, JobsDbError> {
     let storage = Storage::open_read_only(directory, &Settings::defaults().storage).map_err(failed)?;
     let mut stats = Vec::new();
     for queue in Queue::ALL {
-        let state = QueueState::new(queue);
+        let state = QueueState::new(queue, Arc::new(RecentRoom::new(0)));
         restore_datasets(&storage, &state).map_err(failed)?;
         let datasets = state.datasets.lock().infos();
         let (mut pending, mut pending_bytes) = (0, 0);

@@ -1,8 +1,10 @@
 //! Users that wait for a failed job, and jobs that wait for their time (storage-design.md 7.3, 7.4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
 use tracing::error;
 
 use super::Shared;
@@ -14,8 +16,11 @@ use crate::storage::{Family, StorageError, codec};
 
 /// Jobs of one user that are taken into memory at a time once the user is free.
 const LOAD_AT_ONCE: usize = 1_000;
-/// Due jobs that one promotion takes into memory at most.
-const PROMOTE_AT_ONCE: usize = 10_000;
+/// Due jobs of one queue that wait in memory at most; the others stay in the index until these are taken.
+const MOST_PROMOTED: usize = 10_000;
+/// Milliseconds until the next look when that many wait, and after a read that failed.
+const FULL_MS: u64 = 200;
+const RETRY_MS: u64 = 1_000;
 
 impl Shared {
     /// A job of an ordered queue left its place: it `failed` and blocks its user, or it no longer does.
@@ -37,28 +42,73 @@ impl Shared {
             user.failed.insert(failed);
             return;
         }
-        let was_blocked = user.failed.remove(&id);
-        if !user.failed.is_empty() {
-            return;
+        if user.failed.remove(&id) && user.failed.is_empty() {
+            // Jobs may wait in the blocked index, and only a look at it tells.
+            user.more_from = Some(0);
         }
-        if was_blocked || (user.loaded == 0 && user.has_more) {
-            self.load_waiting(state, hash, user);
+        self.settle(state, users, hash);
+    }
+
+    /// A job that was met behind a failed one arrived in the blocked index, or turned back.
+    pub(super) fn user_moved(&self, queue: Queue, id: u64, from: &Held, is_blocked: bool) {
+        let state = self.queue(queue);
+        let mut users = state.users.lock();
+        let Some(user) = users.get_mut(&from.entry.order_hash) else { return };
+        user.moving.remove(&id);
+        if is_blocked {
+            user.more_from = Some(user.more_from.map_or(id, |more| more.min(id)));
         }
-        if user.loaded == 0 && !user.has_more {
+        self.settle(state, users, from.entry.order_hash);
+    }
+
+    /// Forgets a user with nothing left, or has the next waiting jobs taken into memory by the thread that
+    /// reads: the writer does not wait for that.
+    fn settle(&self, state: &QueueState, mut users: MutexGuard<'_, HashMap<u64, User>>, hash: u64) {
+        let Some(user) = users.get(&hash) else { return };
+        if user.is_done() {
             users.remove(&hash);
+        } else if user.wants_loading() {
+            drop(users);
+            state.to_load.lock().insert(hash);
+            self.due_changed();
         }
     }
 
-    /// Takes the next jobs of a free user out of the blocked index into memory. On disk they stay there
-    /// until they finish.
-    pub(super) fn load_waiting(&self, state: &QueueState, hash: u64, user: &mut User) {
-        match self.try_load_waiting(state, hash, user) {
-            Ok(parts) => parts.values().for_each(|part| part.wake()),
-            Err(error) => error!(%error, queue = state.queue.name(), "jobs behind a failed one cannot be read"),
+    /// Takes the next jobs of free users out of the blocked index into memory. On disk they stay there until
+    /// they finish. True when a read failed and it must be tried again.
+    pub(super) fn load_waiting_users(&self, state: &QueueState) -> bool {
+        let hashes = std::mem::take(&mut *state.to_load.lock());
+        let mut must_repeat = false;
+        for hash in hashes {
+            let mut users = state.users.lock();
+            let Some(user) = users.get_mut(&hash) else { continue };
+            if !user.wants_loading() {
+                continue;
+            }
+            match self.load_waiting(state, hash, user) {
+                Ok(parts) => {
+                    if user.is_done() {
+                        users.remove(&hash);
+                    }
+                    drop(users);
+                    for part in parts.values() {
+                        if !part.wake() {
+                            state.appeared.notify_one();
+                        }
+                    }
+                }
+                Err(error) => {
+                    error!(%error, queue = state.queue.name(), "jobs behind a failed one cannot be read; it is tried again");
+                    drop(users);
+                    state.to_load.lock().insert(hash);
+                    must_repeat = true;
+                }
+            }
         }
+        must_repeat
     }
 
-    fn try_load_waiting(
+    fn load_waiting(
         &self,
         state: &QueueState,
         hash: u64,
@@ -68,13 +118,13 @@ impl Shared {
         let (from, to) = keys::blocked_range(state.queue, hash, 0);
         let mut scan = self.storage.scan(Family::Index, from.as_ref(), to.as_ref())?;
         let mut loaded = 0;
-        user.has_more = false;
+        let mut more_from = None;
         while let Some((key, value)) = scan.next_entry()? {
+            let Some(position) = keys::parse_index(key) else { continue };
             if loaded == LOAD_AT_ONCE {
-                user.has_more = true;
+                more_from = Some(position.id);
                 break;
             }
-            let Some(position) = keys::parse_index(key) else { continue };
             let Some(part) = state.known_part(position.partition) else { continue };
             let entry: IndexEntry = codec::decode("index entry", value)?;
             let mut inner = part.inner.lock();
@@ -86,6 +136,7 @@ impl Shared {
             parts.insert(position.partition, part);
         }
         user.loaded = loaded;
+        user.more_from = more_from;
         Ok(parts)
     }
 
@@ -96,60 +147,78 @@ impl Shared {
         let key = keys::delayed(queue, due_ms, part.partition.id, id);
         if key.as_ref() >= delayed.mark.as_slice() {
             drop(delayed);
-            self.due_changed(due_ms);
+            self.due_changed();
             return;
         }
         let mut inner = part.inner.lock();
         if !inner.knows(id) {
             inner.returned.insert(id, held);
+            state.promoted.fetch_add(1, Ordering::Relaxed);
         }
         drop(inner);
         drop(delayed);
         part.wake();
     }
 
-    /// Makes the due jobs of a queue runnable. Returns the time of the next one, if any.
-    pub(super) fn promote(&self, state: &QueueState, now_ms: u64) -> Result<Option<u64>, StorageError> {
-        let queue = state.queue;
+    /// Makes the due jobs of a queue runnable. Returns when to look again, if ever.
+    pub(super) fn promote(&self, state: &QueueState, now_ms: u64) -> Option<u64> {
         let mut delayed = state.delayed.lock();
-        let (start, end) = keys::kind_range(queue, Place::Delayed(0));
-        let from = if delayed.mark.is_empty() { start.as_ref().to_vec() } else { delayed.mark.clone() };
-        let due = keys::delayed(queue, now_ms.saturating_add(1), 0, 0);
-        let mut scan = self.storage.scan(Family::Index, &from, end.as_ref())?;
         let mut woken: BTreeMap<u32, Arc<PartState>> = BTreeMap::new();
-        let mut next_due = None;
-        let mut promoted = 0;
-        let mut mark = due.as_ref().to_vec();
+        let next = match self.promote_from(state, &mut delayed.mark, now_ms, &mut woken) {
+            Ok(next) => next,
+            Err(error) => {
+                error!(%error, queue = state.queue.name(), "due jobs cannot be read; it is tried again");
+                Some(now_ms + RETRY_MS)
+            }
+        };
+        drop(delayed);
+        for part in woken.values() {
+            if !part.wake() {
+                state.appeared.notify_one();
+            }
+        }
+        next
+    }
+
+    fn promote_from(
+        &self,
+        state: &QueueState,
+        mark: &mut Vec<u8>,
+        now_ms: u64,
+        woken: &mut BTreeMap<u32, Arc<PartState>>,
+    ) -> Result<Option<u64>, StorageError> {
+        let queue = state.queue;
+        let (start, end) = keys::kind_range(queue, Place::Delayed(0));
+        let from = if mark.is_empty() { start.as_ref().to_vec() } else { mark.clone() };
+        let mut scan = self.storage.scan(Family::Index, &from, end.as_ref())?;
         while let Some((key, value)) = scan.next_entry()? {
             let Some(position) = keys::parse_index(key) else { continue };
             let Place::Delayed(due_ms) = position.place else { continue };
             if due_ms > now_ms {
-                next_due = Some(due_ms);
-                break;
+                *mark = keys::delayed(queue, now_ms.saturating_add(1), 0, 0).as_ref().to_vec();
+                return Ok(Some(due_ms));
             }
-            if promoted == PROMOTE_AT_ONCE {
-                mark = key.to_vec();
-                next_due = Some(now_ms);
-                break;
+            if state.promoted.load(Ordering::Relaxed) >= MOST_PROMOTED {
+                return Ok(Some(now_ms + FULL_MS));
             }
-            promoted += 1;
-            let Some(part) = state.known_part(position.partition) else { continue };
             let entry: IndexEntry = codec::decode("index entry", value)?;
-            let mut inner = part.inner.lock();
-            // A job that is still in its holder's hands comes through `delay` when it is given back.
-            if !inner.knows(position.id) {
-                inner.returned.insert(position.id, Held { place: position.place, entry });
+            if let Some(part) = state.known_part(position.partition) {
+                let mut inner = part.inner.lock();
+                // A job that is still in its holder's hands comes through `delay` when it is given back.
+                if !inner.knows(position.id) {
+                    inner.returned.insert(position.id, Held { place: position.place, entry });
+                    state.promoted.fetch_add(1, Ordering::Relaxed);
+                }
+                drop(inner);
+                woken.insert(position.partition, part);
             }
-            drop(inner);
-            woken.insert(position.partition, part);
+            // The mark follows each entry, so that a failed read later never promotes one twice.
+            *mark = [key, &[0]].concat();
         }
-        if mark > delayed.mark {
-            delayed.mark = mark;
+        let passed = keys::delayed(queue, now_ms.saturating_add(1), 0, 0);
+        if passed.as_ref() > mark.as_slice() {
+            *mark = passed.as_ref().to_vec();
         }
-        drop(delayed);
-        for part in woken.values() {
-            part.wake();
-        }
-        Ok(next_due)
+        Ok(None)
     }
 }

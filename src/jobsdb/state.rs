@@ -4,9 +4,10 @@
 //! Lock order: `delayed`, then `users`, then one partition (several only in ascending number).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -17,6 +18,42 @@ use super::record::{DatasetRecord, IndexEntry};
 
 /// Ready entries of a partition that are kept in memory so that a short queue is read without the store.
 const RECENT: usize = 4_096;
+
+/// Room for values of recent jobs, shared by all queues: a job that is picked soon after it was stored needs
+/// no read at all.
+#[derive(Debug)]
+pub(super) struct RecentRoom {
+    used: AtomicUsize,
+    most: usize,
+}
+
+impl RecentRoom {
+    pub fn new(most: usize) -> RecentRoom {
+        RecentRoom { used: AtomicUsize::new(0), most }
+    }
+
+    /// The value, if there is room to keep it.
+    fn keep(&self, value: Bytes) -> Option<Bytes> {
+        if self.used.load(Ordering::Relaxed) + value.len() > self.most {
+            return None;
+        }
+        self.used.fetch_add(value.len(), Ordering::Relaxed);
+        Some(value)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A ready job that was stored a moment ago.
+#[derive(Debug)]
+pub(super) struct Recent {
+    pub id: u64,
+    pub entry: IndexEntry,
+    /// Its value as stored, while there is room.
+    value: Option<Bytes>,
+}
 
 /// A pending job as memory knows it.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +78,9 @@ pub(super) struct PartInner {
     /// The newest job id of the partition.
     pub newest: u64,
     /// Ready entries with ids from `recent_from` on, complete; `u64::MAX` = not kept now.
-    pub recent: VecDeque<(u64, IndexEntry)>,
+    pub recent: VecDeque<Recent>,
     pub recent_from: u64,
+    room: Arc<RecentRoom>,
     /// Runnable jobs below the cursor: released, due, or no longer blocked.
     pub returned: BTreeMap<u64, Held>,
     /// Jobs in the hands of a holder.
@@ -55,12 +93,13 @@ pub(super) struct PartInner {
 }
 
 impl PartInner {
-    fn new(cursor: u64) -> PartInner {
+    fn new(cursor: u64, room: Arc<RecentRoom>) -> PartInner {
         PartInner {
             cursor,
             newest: cursor.saturating_sub(1),
             recent: VecDeque::new(),
             recent_from: cursor,
+            room,
             returned: BTreeMap::new(),
             leased: HashMap::new(),
             pending: 0,
@@ -72,7 +111,7 @@ impl PartInner {
     }
 
     /// A job was stored behind all others.
-    pub fn stored(&mut self, id: u64, entry: IndexEntry) {
+    pub fn stored(&mut self, id: u64, entry: IndexEntry, value: Vec<u8>) {
         self.newest = id;
         self.pending += 1;
         self.pending_bytes += u64::from(entry.bytes);
@@ -80,17 +119,42 @@ impl PartInner {
             return;
         }
         if self.recent.len() < RECENT {
-            self.recent.push_back((id, entry));
+            let value = self.room.keep(Bytes::from(value));
+            self.recent.push_back(Recent { id, entry, value });
         } else {
-            self.recent = VecDeque::new();
+            self.forget_recent();
             self.recent_from = u64::MAX;
         }
+    }
+
+    /// The next recent job, which the cursor passes now, and its value if that was kept.
+    pub fn take_recent(&mut self, id: u64) -> Option<Bytes> {
+        while let Some(front) = self.recent.front() {
+            if front.id > id {
+                return None;
+            }
+            let is_it = front.id == id;
+            let value = self.recent.pop_front().and_then(|recent| recent.value);
+            if let Some(value) = &value {
+                self.room.give_back(value.len());
+            }
+            if is_it {
+                return value;
+            }
+        }
+        None
+    }
+
+    pub fn forget_recent(&mut self) {
+        let bytes = self.recent.iter().filter_map(|recent| recent.value.as_ref()).map(Bytes::len).sum();
+        self.room.give_back(bytes);
+        self.recent = VecDeque::new();
     }
 
     /// Every ready job up to the newest was looked at: memory may be complete again.
     pub fn caught_up(&mut self) {
         self.cursor = self.newest + 1;
-        self.recent.clear();
+        self.forget_recent();
         self.recent_from = self.cursor;
     }
 
@@ -132,17 +196,38 @@ impl PartInner {
 pub(super) struct User {
     /// Failed jobs that block later ones.
     pub failed: BTreeSet<u64>,
+    /// Jobs that a fetch met behind a failed one and that are on their way to the blocked index: neither
+    /// runnable nor loadable for a moment, so nothing of the user may pass them.
+    pub moving: BTreeSet<u64>,
     /// Jobs of the blocked index that are in memory (returned or leased).
     pub loaded: usize,
-    /// The blocked index may hold more jobs of this user than are in memory.
-    pub has_more: bool,
+    /// The blocked index may hold jobs from this id on that are not in memory.
+    pub more_from: Option<u64>,
 }
 
 impl User {
     /// Whether this job may not run now.
     pub fn blocks(&self, id: u64, place: Place) -> bool {
         let behind_a_failed_one = self.failed.first().is_some_and(|&failed| failed < id) && !self.failed.contains(&id);
-        behind_a_failed_one || (place == Place::Ready && self.has_more)
+        let behind_a_moving_one = self.moving.first().is_some_and(|&moving| moving < id);
+        let behind_an_unloaded_one = place == Place::Ready && self.more_from.is_some_and(|from| id >= from);
+        behind_a_failed_one || behind_a_moving_one || behind_an_unloaded_one
+    }
+
+    /// A job of the blocked index left memory without an outcome.
+    pub fn unload(&mut self, id: u64) {
+        self.loaded = self.loaded.saturating_sub(1);
+        self.more_from = Some(self.more_from.map_or(id, |from| from.min(id)));
+    }
+
+    /// Whether jobs of a free user wait on disk and none of them is in memory.
+    pub fn wants_loading(&self) -> bool {
+        self.failed.is_empty() && self.moving.is_empty() && self.loaded == 0 && self.more_from.is_some()
+    }
+
+    /// Whether nothing is left to remember.
+    pub fn is_done(&self) -> bool {
+        self.failed.is_empty() && self.moving.is_empty() && self.loaded == 0 && self.more_from.is_none()
     }
 }
 
@@ -170,10 +255,15 @@ pub(super) struct Datasets {
 /// One queue.
 pub(super) struct QueueState {
     pub queue: Queue,
+    room: Arc<RecentRoom>,
     pub parts: RwLock<BTreeMap<u32, Arc<PartState>>>,
     wakers: Mutex<Vec<(Select, Weak<Notify>)>>,
     pub appeared: Arc<Notify>,
     pub users: Mutex<HashMap<u64, User>>,
+    /// Free users whose waiting jobs are to be taken into memory.
+    pub to_load: Mutex<BTreeSet<u64>>,
+    /// Delayed jobs that are in memory because their time has come.
+    pub promoted: AtomicUsize,
     pub delayed: Mutex<Delayed>,
     pub datasets: Mutex<Datasets>,
     pub last_job_id: AtomicU64,
@@ -182,13 +272,16 @@ pub(super) struct QueueState {
 }
 
 impl QueueState {
-    pub fn new(queue: Queue) -> QueueState {
+    pub fn new(queue: Queue, room: Arc<RecentRoom>) -> QueueState {
         QueueState {
             queue,
+            room,
             parts: RwLock::default(),
             wakers: Mutex::default(),
             appeared: Arc::new(Notify::new()),
             users: Mutex::default(),
+            to_load: Mutex::default(),
+            promoted: AtomicUsize::new(0),
             delayed: Mutex::default(),
             datasets: Mutex::default(),
             last_job_id: AtomicU64::new(0),
@@ -213,7 +306,7 @@ impl QueueState {
             let chosen = wakers.iter().filter(|(select, _)| select.matches(partition)).map(|(_, waker)| waker.clone());
             Arc::new(PartState {
                 partition: Arc::clone(partition),
-                inner: Mutex::new(PartInner::new(next_id)),
+                inner: Mutex::new(PartInner::new(next_id, Arc::clone(&self.room))),
                 wakers: Mutex::new(chosen.collect()),
                 meters: Meters::new(self.queue, partition),
             })
@@ -253,16 +346,20 @@ impl QueueState {
     }
 
     pub fn remove_pending(&self, jobs: u64, bytes: u64) {
-        self.pending.fetch_sub(jobs, Ordering::Relaxed);
-        self.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // Only the writer changes these, so reading and writing need not be one step.
+        self.pending.store(self.pending.load(Ordering::Relaxed).saturating_sub(jobs), Ordering::Relaxed);
+        self.pending_bytes.store(self.pending_bytes.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
     }
 }
 
 impl PartState {
-    /// Wakes everybody who waits for jobs of this partition.
-    pub fn wake(&self) {
+    /// Wakes everybody who waits for jobs of this partition. False when nobody does.
+    pub fn wake(&self) -> bool {
+        let mut somebody = false;
         for waker in self.wakers.lock().iter().filter_map(Weak::upgrade) {
             waker.notify_one();
+            somebody = true;
         }
+        somebody
     }
 }

@@ -306,7 +306,10 @@ fn a_waker_hears_of_new_and_due_jobs_of_its_selection_only() {
     kit.fail(&job, 1_000);
     kit.clock.advance(Duration::from_secs(2));
     assert!(heard(&waker, Duration::from_secs(10)), "a due job wakes");
-    assert!(heard(&kit.jobs.partition_appeared(Queue::Rt), Duration::from_secs(1)));
+    let appeared = kit.jobs.partition_appeared(Queue::Rt);
+    assert!(!heard(&appeared, Duration::ZERO), "nobody is needed for a partition that has a listener");
+    kit.store(Queue::Rt, "f", &["a"]);
+    assert!(heard(&appeared, Duration::from_secs(10)), "somebody is for one that has none");
 }
 
 #[test]
@@ -328,19 +331,22 @@ fn finished_datasets_are_dropped_and_stragglers_copied_out() {
     kit.jobs.commit_blocking(tx).unwrap();
     kit.clock.advance(Duration::from_secs(600));
     let shared = Arc::clone(&kit.jobs.0.shared);
-    shared.give_back_disk();
+    shared.seal_and_drop();
+    shared.drop_files();
     let numbers = |kit: &Kit| kit.jobs.stats()[1].datasets.iter().map(|dataset| dataset.number).collect::<Vec<_>>();
     assert_eq!(numbers(&kit), [1], "the straggler keeps its dataset");
 
     let (_keep, stop) = bounded(1);
     shared.copy_out(shared.queue(Queue::Rt), &stop).unwrap();
-    shared.give_back_disk();
+    shared.seal_and_drop();
+    shared.drop_files();
     assert_eq!(numbers(&kit), [keys::CARRY_OVER | 1]);
     kit.jobs.release(&[jobs[0].lease]);
     let moved = kit.fetch(Queue::Rt, 10);
     assert_eq!((moved[0].id, &moved[0].payload[..]), (1, &[b'x'; 100][..]), "a copied job is read from its new place");
     kit.finish(moved[0].lease, Outcome::Succeeded);
-    shared.give_back_disk();
+    shared.seal_and_drop();
+    shared.drop_files();
     assert_eq!(numbers(&kit), [0_u32; 0]);
 }
 
@@ -373,6 +379,8 @@ fn a_damaged_value_is_put_aside_and_the_others_go_on() {
     batch.put(Family::Jobs, keys::job(Queue::Rt, 1, 1).as_ref(), b"\x01garbage");
     batch.delete(Family::Jobs, keys::job(Queue::Rt, 1, 2).as_ref());
     storage.write(batch).unwrap();
+    drop(storage);
+    let kit = kit.reopen();
     assert_eq!(kit.ids(Queue::Rt), [3]);
     kit.store(Queue::Gw, "", &["after"]);
     assert_eq!(kit.jobs.stats()[1].pending, 1);
@@ -571,4 +579,53 @@ proptest! {
         }
         prop_assert!(pending.is_empty(), "never delivered: {:?}", pending);
     }
+}
+
+#[test]
+fn a_job_that_fails_while_it_is_copied_out_keeps_its_value_and_its_status() {
+    let mut small = settings();
+    small.storage.dataset_target_bytes = 2_000;
+    let kit = Kit::with(&small);
+    let shared = Arc::clone(&kit.jobs.0.shared);
+    for round in 0..40_u64 {
+        let mut tx = Tx::new(Durability::Lazy);
+        for _ in 0..25 {
+            tx.append(Queue::Rt, kit.job(Queue::Rt, "d", &format!("u{round}"), &[b'x'; 100]));
+        }
+        let ids = kit.jobs.commit_blocking(tx).unwrap().job_ids;
+        let jobs = kit.fetch(Queue::Rt, 25);
+        let mut tx = Tx::new(Durability::Lazy);
+        for job in &jobs[1..] {
+            tx.finish(job.lease, Outcome::Succeeded);
+        }
+        kit.jobs.commit_blocking(tx).unwrap();
+        // The copy and the outcome reach the writer together, in one batch more often than not.
+        let part = shared.queue(Queue::Rt).known_part(jobs[0].lease.partition).unwrap();
+        let held = part.inner.lock().leased[&ids[0]];
+        let key = keys::job(Queue::Rt, held.entry.dataset, ids[0]);
+        let value = shared.storage.get(Family::Jobs, key.as_ref()).unwrap().unwrap();
+        let (done, _answer) = bounded(1);
+        let moves = vec![writer::Relocation { queue: Queue::Rt, part, id: ids[0], held, value }];
+        shared.send(Request::Relocate { moves, done });
+        kit.fail(&jobs[0], 1_000);
+        kit.clock.advance(Duration::from_secs(20));
+        shared.seal_and_drop();
+        shared.drop_files();
+        let retried = kit.eventually(Queue::Rt, &[ids[0]]);
+        assert_eq!(&retried[0].payload[..], &[b'x'; 100][..], "round {round}");
+        assert_eq!(retried[0].last.as_ref().map(|last| last.status.attempt), Some(1), "round {round}");
+        kit.finish(retried[0].lease, Outcome::Succeeded);
+        let pending: u64 = kit.jobs.stats()[1].datasets.iter().map(|dataset| dataset.pending).sum();
+        assert_eq!(pending, 0, "round {round}: counters of datasets agree");
+    }
+}
+
+#[test]
+fn commits_after_the_end_are_refused_and_never_hang() {
+    let kit = Kit::new();
+    let jobs = kit.jobs.clone();
+    jobs.close();
+    let mut tx = Tx::new(Durability::Durable);
+    tx.append(Queue::Gw, kit.job(Queue::Gw, "", "u", b"x"));
+    assert!(matches!(kit.jobs.commit_blocking(tx), Err(JobsDbError::Unavailable(_))));
 }

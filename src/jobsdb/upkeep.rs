@@ -10,13 +10,12 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use tracing::{error, info, warn};
 
 use super::api::{Durability, Gate, JobsDbError, Lease, Outcome, Queue, Select, Status, Tx};
-use super::datasets::DroppedRange;
 use super::keys::{self, Place};
 use super::record::IndexEntry;
 use super::state::{Held, QueueState};
 use super::writer::{Relocation, Request};
 use super::{Shared, failed, millis};
-use crate::storage::{self, Ballast, Family, StorageError, codec};
+use crate::storage::{self, Ballast, Family, Storage, StorageError, codec};
 
 const LOOK: Duration = Duration::from_secs(1);
 const AGE_CHECK: Duration = Duration::from_secs(3_600);
@@ -28,21 +27,32 @@ const COPY_BYTES: usize = 1 << 20;
 const COPY_BYTES_PER_SECOND: u64 = 4 << 20;
 /// Jobs that one batch gives up for their age.
 const EXPIRED_AT_ONCE: usize = 1_000;
+/// Difference of wall clock and steady clock between two looks above which ages are not trusted.
+const MOST_JUMP_MS: i64 = 3_600_000;
+/// Bytes of log above which an idle store is worth shortening, and how long it must have been idle.
+const WORTH_SHORTENING: u64 = 16 << 20;
+const QUIET: Duration = Duration::from_secs(20);
 /// Longest wait for the writer.
 const WRITER_WAIT: Duration = Duration::from_secs(60);
 
+/// Disk guard, seals and drops: quick looks that nothing may hold up.
 pub(super) fn run(shared: &Arc<Shared>, stop: &Receiver<()>) {
     let mut disk = DiskWatch::new(shared);
+    while waits(stop, LOOK) {
+        shared.watch_disk(&mut disk);
+        shared.seal_and_drop();
+        shared.drop_files();
+        disk.shorten_log(&shared.storage);
+    }
+}
+
+/// Copies, ages and evictions, which take their time.
+pub(super) fn run_slow(shared: &Arc<Shared>, stop: &Receiver<()>) {
     let mut stragglers = shared.queues.each_ref().map(|_| Instant::now());
     let mut ages = Instant::now();
+    let mut clock_at_ages = shared.clock.now_ms();
     let mut dead_letters = Instant::now();
-    loop {
-        match stop.recv_timeout(LOOK) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
-        }
-        shared.watch_disk(&mut disk);
-        shared.give_back_disk();
+    while waits(stop, LOOK) {
         for (state, last) in shared.queues.iter().zip(&mut stragglers) {
             let settings = shared.queue_settings(state.queue);
             if state.queue != Queue::ProcError && last.elapsed() >= settings.straggler_interval {
@@ -51,14 +61,26 @@ pub(super) fn run(shared: &Arc<Shared>, stop: &Receiver<()>) {
             }
         }
         if ages.elapsed() >= AGE_CHECK {
-            ages = Instant::now();
-            report(shared.expire_old_jobs(), "giving up old jobs");
+            let (steady, now_ms) = (millis(ages.elapsed()), shared.clock.now_ms());
+            let jump = now_ms.saturating_sub(clock_at_ages).saturating_sub(steady).abs();
+            (ages, clock_at_ages) = (Instant::now(), now_ms);
+            if jump > MOST_JUMP_MS {
+                warn!(jump_ms = jump, "the clock jumped: no job is given up for its age until the next look");
+            } else {
+                report(shared.expire_old_jobs(), "giving up old jobs");
+                shared.send(Request::ForgetDedup { before: super::dedup_bucket(now_ms) });
+            }
         }
         if dead_letters.elapsed() >= DEAD_LETTER_CHECK {
             dead_letters = Instant::now();
             report(shared.bound_dead_letters(), "bounding dead letters");
         }
     }
+}
+
+/// Waits; false when it is time to stop.
+fn waits(stop: &Receiver<()>, time: Duration) -> bool {
+    matches!(stop.recv_timeout(time), Err(RecvTimeoutError::Timeout))
 }
 
 fn report(outcome: Result<(), JobsDbError>, what: &str) {
@@ -68,39 +90,40 @@ fn report(outcome: Result<(), JobsDbError>, what: &str) {
 }
 
 impl Shared {
-    /// Seals old datasets, drops finished ones, and then, after a flush, the files that lie inside them.
-    pub(super) fn give_back_disk(&self) {
+    /// Has the writer seal what is old and drop what is finished.
+    pub(super) fn seal_and_drop(&self) {
         let now_ms = self.clock.now_ms();
-        let needed =
-            self.queues.iter().any(|state| state.datasets.lock().needs_upkeep(self.dataset_rules(state.queue), now_ms));
-        if !needed || self.storage.poisoned().is_some() {
+        let is_due = |state: &QueueState| state.datasets.lock().needs_upkeep(self.dataset_rules(state.queue), now_ms);
+        if self.storage.poisoned().is_some() || !self.queues.iter().any(is_due) {
             return;
         }
         let (done, answer) = bounded(1);
         self.send(Request::Upkeep { done });
-        match answer.recv_timeout(WRITER_WAIT) {
-            Ok(dropped) if dropped.is_empty() => {}
-            Ok(dropped) => {
-                super::events::datasets_dropped(&dropped);
-                if let Err(error) = self.drop_files(&dropped) {
-                    warn!(%error, "files of finished datasets stay until the next compaction");
-                }
-            }
-            Err(_) => error!("the writer does not answer"),
+        if answer.recv_timeout(WRITER_WAIT).is_err() {
+            error!("the writer does not answer");
         }
     }
 
-    /// The flush first: dropping files is durable at once, and a power cut must not lose the outcomes that
-    /// made the datasets finished (8.3).
-    fn drop_files(&self, dropped: &[DroppedRange]) -> Result<(), StorageError> {
-        self.storage.flush()?;
-        for range in dropped {
-            let (from, to) = keys::dataset_range(range.queue, range.first, range.last);
-            for family in [Family::Jobs, Family::Status] {
-                self.storage.drop_files(family, from.as_ref(), to.as_ref())?;
-            }
+    /// Removes the files of dropped datasets. The flush first: dropping files is durable at once, and a power
+    /// cut must not lose the outcomes that made the datasets finished (8.3).
+    pub(super) fn drop_files(&self) {
+        let dropped = std::mem::take(&mut *self.dropped.lock());
+        if dropped.is_empty() {
+            return;
         }
-        Ok(())
+        let drop_all = || -> Result<(), StorageError> {
+            self.storage.flush()?;
+            for range in &dropped {
+                let (from, to) = keys::dataset_range(range.queue, range.first, range.last);
+                for family in [Family::Jobs, Family::Status] {
+                    self.storage.drop_files(family, from.as_ref(), to.as_ref())?;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = drop_all() {
+            warn!(%error, "files of finished datasets stay until the next compaction");
+        }
     }
 
     /// Copies the few pending jobs of old datasets into the carry-over dataset, so that the old ones can go.
@@ -129,13 +152,8 @@ impl Shared {
             let Some(part) = state.known_part(partition) else { continue };
             let key = keys::job(state.queue, held.entry.dataset, id);
             let Some(value) = self.storage.get(Family::Jobs, key.as_ref()).map_err(failed)? else { continue };
-            let status = if held.entry.attempt > 0 {
-                self.storage.get(Family::Status, key.as_ref()).map_err(failed)?
-            } else {
-                None
-            };
             bytes += value.len();
-            moves.push(Relocation { queue: state.queue, part, id, held, value, status });
+            moves.push(Relocation { queue: state.queue, part, id, held, value });
             if bytes >= COPY_BYTES {
                 self.relocate(std::mem::take(&mut moves))?;
                 let pause = Duration::from_millis(bytes as u64 * 1_000 / COPY_BYTES_PER_SECOND);
@@ -262,13 +280,16 @@ impl Shared {
     /// Looks at the free space and opens or closes the gate.
     pub(super) fn watch_disk(&self, disk: &mut DiskWatch) {
         if let Some(reason) = self.storage.poisoned() {
-            self.gate.send_if_modified(|gate| {
+            let is_new = self.gate.send_if_modified(|gate| {
                 let is_new = !matches!(gate, Gate::Poisoned(_));
                 if is_new {
                     *gate = Gate::Poisoned(reason.clone());
                 }
                 is_new
             });
+            if is_new {
+                ballast(self).release();
+            }
             return;
         }
         let space = match storage::free_space(self.storage.directory()) {
@@ -291,7 +312,14 @@ impl Shared {
                     warn!(reason, "events are refused");
                 }
             }
-            self.gate.send_replace(gate);
+            self.gate.send_if_modified(|current| {
+                // A store that failed meanwhile stays failed.
+                let may_change = !matches!(current, Gate::Poisoned(_));
+                if may_change {
+                    *current = gate.clone();
+                }
+                may_change
+            });
         }
         disk.keep_ballast(free, soft);
     }
@@ -326,11 +354,38 @@ pub(super) struct DiskWatch {
     ballast: Ballast,
     bytes: u64,
     has_warned: bool,
+    /// Bytes written when the log was last shortened, and at the last look.
+    shortened_at: u64,
+    written: u64,
+    quiet_since: Instant,
 }
 
 impl DiskWatch {
     pub fn new(shared: &Shared) -> DiskWatch {
-        DiskWatch { ballast: ballast(shared), bytes: shared.limits.ballast, has_warned: false }
+        DiskWatch {
+            ballast: ballast(shared),
+            bytes: shared.limits.ballast,
+            has_warned: false,
+            shortened_at: 0,
+            written: 0,
+            quiet_since: Instant::now(),
+        }
+    }
+
+    /// Gives back the log of a busy time once it is quiet: most of what it holds is finished.
+    fn shorten_log(&mut self, storage: &Storage) {
+        let written = storage.written();
+        if written != self.written {
+            self.written = written;
+            self.quiet_since = Instant::now();
+        }
+        if written.saturating_sub(self.shortened_at) < WORTH_SHORTENING || self.quiet_since.elapsed() < QUIET {
+            return;
+        }
+        self.shortened_at = written;
+        if let Err(error) = storage.compact_log() {
+            warn!(%error, "the log of the store stays as long as it is");
+        }
     }
 
     /// Puts the reserve in place while there is plenty of room.

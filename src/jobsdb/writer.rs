@@ -4,7 +4,7 @@
 //! it, updates memory, and answers: lazy members at once, durable ones after the flush that covers them,
 //! which the flushing thread does while the next batch is built. No counter moves before the write.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -35,8 +35,10 @@ pub(super) enum Request {
     Block(Vec<BlockedMove>),
     /// Jobs copied out of an old dataset.
     Relocate { moves: Vec<Relocation>, done: crossbeam::channel::Sender<()> },
-    /// Seal what is old and drop what is finished; answers with what may lose its files after a flush.
-    Upkeep { done: crossbeam::channel::Sender<Vec<DroppedRange>> },
+    /// Seal what is old and drop what is finished.
+    Upkeep { done: crossbeam::channel::Sender<()> },
+    /// Forget deduplication keys of the buckets below this one.
+    ForgetDedup { before: u32 },
     /// A value that cannot be read.
     Quarantine { lease: Lease, dataset: u32, value: Vec<u8> },
     /// Last request: mark an orderly stop and end.
@@ -58,16 +60,15 @@ pub(super) struct Relocation {
     pub id: u64,
     pub held: Held,
     pub value: Vec<u8>,
-    pub status: Option<Vec<u8>>,
 }
 
 /// What memory learns after a batch is written.
 enum Change {
-    Stored { queue: Queue, part: Arc<PartState>, id: u64, entry: IndexEntry },
+    Stored { queue: Queue, part: Arc<PartState>, id: u64, entry: IndexEntry, value: Vec<u8> },
     Ended { queue: Queue, part: Arc<PartState>, id: u64, held: Held },
     Moved { queue: Queue, part: Arc<PartState>, id: u64, from: Held, to: Held, blocks_user: bool },
-    Blocked { queue: Queue, part: Arc<PartState>, id: u64, from: Place },
-    Unblocked { part: Arc<PartState>, id: u64, held: Held },
+    Blocked { queue: Queue, part: Arc<PartState>, id: u64, from: Held },
+    Unblocked { queue: Queue, part: Arc<PartState>, id: u64, held: Held },
     Relocated { part: Arc<PartState>, id: u64, dataset: u32 },
 }
 
@@ -85,8 +86,16 @@ pub(super) struct Writer {
     flusher: Flusher,
     changes: Vec<Change>,
     answers: Vec<Answer>,
-    upkeeps: Vec<(crossbeam::channel::Sender<Vec<DroppedRange>>, Vec<DroppedRange>)>,
-    relocations: Vec<crossbeam::channel::Sender<()>>,
+    /// Who waits for the batch without a verdict.
+    waiting: Vec<crossbeam::channel::Sender<()>>,
+    /// What the batch drops, and whether a dataset finished in it.
+    dropped: Vec<DroppedRange>,
+    something_finished: bool,
+    /// Jobs whose index entry this batch changed, for relocations that were read before.
+    changed: HashSet<(Queue, u64)>,
+    /// Pending jobs that were copied out since the store was opened, and where to: a lease or a move may have
+    /// been taken before the copy and name the old dataset.
+    carried: HashMap<(Queue, u64), u32>,
     touched_datasets: BTreeSet<(Queue, u32)>,
     touched_queues: BTreeSet<Queue>,
     stored_partitions: BTreeSet<u32>,
@@ -103,8 +112,11 @@ impl Writer {
             flusher,
             changes: Vec::new(),
             answers: Vec::new(),
-            upkeeps: Vec::new(),
-            relocations: Vec::new(),
+            waiting: Vec::new(),
+            dropped: Vec::new(),
+            something_finished: false,
+            changed: HashSet::new(),
+            carried: HashMap::new(),
             touched_datasets: BTreeSet::new(),
             touched_queues: BTreeSet::new(),
             stored_partitions,
@@ -152,11 +164,16 @@ impl Writer {
                 for relocation in moves {
                     self.stage_relocation(relocation, batch);
                 }
-                self.relocations.push(done);
+                self.waiting.push(done);
             }
             Request::Upkeep { done } => {
-                let dropped = self.stage_upkeep(batch);
-                self.upkeeps.push((done, dropped));
+                self.stage_seals();
+                self.something_finished = true;
+                self.waiting.push(done);
+            }
+            Request::ForgetDedup { before } => {
+                let (from, to) = (keys::dedup(0, 0), keys::dedup(before, 0));
+                batch.delete_range(Family::Dedup, from.as_ref(), to.as_ref());
             }
             Request::Quarantine { lease, dataset, value } => self.stage_quarantine(lease, dataset, &value, batch),
             Request::Stop => {
@@ -170,7 +187,7 @@ impl Writer {
     fn stage_tx(&mut self, tx: Tx, batch: &mut Batch<'_>) -> Receipt {
         let mut receipt = Receipt { job_ids: Vec::with_capacity(tx.appends.len()), stale: 0 };
         for (queue, job) in tx.appends {
-            receipt.job_ids.push(self.stage_append(queue, &job, batch));
+            receipt.job_ids.push(self.stage_append(queue, job, batch));
         }
         for (lease, outcome) in tx.outcomes {
             if !self.stage_outcome(lease, outcome, batch) {
@@ -201,13 +218,13 @@ impl Writer {
         receipt
     }
 
-    fn stage_append(&mut self, queue: Queue, job: &EncodedJob, batch: &mut Batch<'_>) -> u64 {
+    fn stage_append(&mut self, queue: Queue, job: EncodedJob, batch: &mut Batch<'_>) -> u64 {
         let shared = Arc::clone(&self.shared);
         let state = shared.queue(queue);
         let id = state.last_job_id.load(Ordering::Relaxed) + 1;
         state.last_job_id.store(id, Ordering::Relaxed);
         let part = self.part(queue, job.partition, id, batch);
-        let dataset = self.open_dataset(queue, id, job);
+        let dataset = self.open_dataset(queue, id, &job);
         let entry = IndexEntry {
             dataset,
             events: job.events,
@@ -222,7 +239,7 @@ impl Writer {
         codec::encode_into(&mut self.scratch, &entry);
         batch.put(Family::Index, index.as_ref(), &self.scratch);
         if let Some(part) = part {
-            self.changes.push(Change::Stored { queue, part, id, entry });
+            self.changes.push(Change::Stored { queue, part, id, entry, value: job.value });
         }
         id
     }
@@ -267,10 +284,12 @@ impl Writer {
             let held = part.inner.lock().leased.remove(&lease.job_id);
             held.map(|held| (part, held))
         });
-        let Some((part, held)) = taken else {
+        let Some((part, mut held)) = taken else {
             super::events::stale_status(queue);
             return false;
         };
+        self.correct(queue, lease.job_id, &mut held);
+        self.changed.insert((queue, lease.job_id));
         let job_key = keys::job(queue, held.entry.dataset, lease.job_id);
         let index_key = keys::index(queue, lease.partition, lease.job_id, held.entry.order_hash, held.place);
         batch.delete(Family::Index, index_key.as_ref());
@@ -282,7 +301,7 @@ impl Writer {
                     batch.put(Family::Status, job_key.as_ref(), &record::encode_status(JobState::Aborted, &status));
                 }
                 if let Some(job) = dead_letter {
-                    self.stage_append(Queue::ProcError, &job, batch);
+                    self.stage_append(Queue::ProcError, job, batch);
                 }
                 self.stage_end(queue, part, lease.job_id, held);
             }
@@ -309,7 +328,9 @@ impl Writer {
     }
 
     fn stage_end(&mut self, queue: Queue, part: Arc<PartState>, id: u64, held: Held) {
-        self.shared.queue(queue).datasets.lock().ended(held.entry.dataset, u64::from(held.entry.bytes));
+        self.carried.remove(&(queue, id));
+        let finished = self.shared.queue(queue).datasets.lock().ended(held.entry.dataset, u64::from(held.entry.bytes));
+        self.something_finished |= finished;
         self.touched_datasets.insert((queue, held.entry.dataset));
         self.changes.push(Change::Ended { queue, part, id, held });
     }
@@ -335,7 +356,9 @@ impl Writer {
     }
 
     fn stage_blocked(&mut self, blocked: BlockedMove, batch: &mut Batch<'_>) {
-        let BlockedMove { queue, part, id, held } = blocked;
+        let BlockedMove { queue, part, id, mut held } = blocked;
+        self.correct(queue, id, &mut held);
+        self.changed.insert((queue, id));
         let shared = Arc::clone(&self.shared);
         let still = shared
             .queue(queue)
@@ -344,41 +367,58 @@ impl Writer {
             .get(&held.entry.order_hash)
             .is_some_and(|user| user.blocks(id, held.place));
         if !still {
-            self.changes.push(Change::Unblocked { part, id, held });
+            self.changes.push(Change::Unblocked { queue, part, id, held });
             return;
         }
         let hash = held.entry.order_hash;
         batch.delete(Family::Index, keys::index(queue, part.partition.id, id, hash, held.place).as_ref());
         let key = keys::index(queue, part.partition.id, id, hash, Place::Blocked);
         batch.put(Family::Index, key.as_ref(), &codec::encode(&held.entry));
-        self.changes.push(Change::Blocked { queue, part, id, from: held.place });
+        self.changes.push(Change::Blocked { queue, part, id, from: held });
+    }
+
+    /// A lease or a move taken before its job was copied out names the old dataset; the writer knows better.
+    fn correct(&self, queue: Queue, id: u64, held: &mut Held) {
+        if let Some(&dataset) = self.carried.get(&(queue, id)) {
+            held.entry.dataset = dataset;
+        }
     }
 
     /// Copies a job into the open carry-over dataset, unless it ended or moved meanwhile (8.4).
     fn stage_relocation(&mut self, relocation: Relocation, batch: &mut Batch<'_>) {
-        let Relocation { queue, part, id, held, value, status } = relocation;
+        let Relocation { queue, part, id, held, value } = relocation;
         let shared = Arc::clone(&self.shared);
+        // What an earlier member of this batch changed is not in the store yet.
+        if self.changed.contains(&(queue, id)) {
+            return;
+        }
         let index_key = keys::index(queue, part.partition.id, id, held.entry.order_hash, held.place);
         let current = match shared.storage.get(Family::Index, index_key.as_ref()) {
             Ok(Some(bytes)) => codec::decode::<IndexEntry>("index entry", &bytes).ok(),
             _ => None,
         };
-        // An earlier member of this batch may have ended the job: the store does not show that yet.
-        let ended_now = self.changes.iter().any(|change| match change {
-            Change::Ended { queue: of, id: changed, .. }
-            | Change::Moved { queue: of, id: changed, .. }
-            | Change::Blocked { queue: of, id: changed, .. } => *of == queue && *changed == id,
-            Change::Stored { .. } | Change::Unblocked { .. } | Change::Relocated { .. } => false,
-        });
-        if current.is_none_or(|current| current.dataset != held.entry.dataset) || ended_now {
+        if current != Some(held.entry) {
             return;
         }
+        let old_key = keys::job(queue, held.entry.dataset, id);
+        let status = if held.entry.attempt > 0 {
+            match shared.storage.get(Family::Status, old_key.as_ref()) {
+                Ok(status) => status,
+                Err(_) => return,
+            }
+        } else {
+            None
+        };
+        self.changed.insert((queue, id));
         let state = shared.queue(queue);
         let mut datasets = state.datasets.lock();
         let bytes = u64::from(held.entry.bytes);
-        let number = datasets.carry_over(id, bytes, shared.clock.now_ms(), shared.dataset_rules(queue));
-        datasets.ended(held.entry.dataset, bytes);
+        let (number, sealed) = datasets.carry_over(id, bytes, shared.clock.now_ms(), shared.dataset_rules(queue));
+        let finished = datasets.ended(held.entry.dataset, bytes);
         drop(datasets);
+        self.something_finished |= finished;
+        self.carried.insert((queue, id), number);
+        self.touched_datasets.extend(sealed.map(|sealed| (queue, sealed)));
         self.touched_datasets.insert((queue, number));
         self.touched_datasets.insert((queue, held.entry.dataset));
         self.touched_queues.insert(queue);
@@ -392,17 +432,23 @@ impl Writer {
         self.changes.push(Change::Relocated { part, id, dataset: number });
     }
 
-    fn stage_upkeep(&mut self, batch: &mut Batch<'_>) -> Vec<DroppedRange> {
+    fn stage_seals(&mut self) {
+        let now_ms = self.shared.clock.now_ms();
+        for state in &self.shared.queues {
+            for sealed in state.datasets.lock().seal_old(self.shared.dataset_rules(state.queue), now_ms) {
+                self.touched_datasets.insert((state.queue, sealed));
+            }
+        }
+    }
+
+    /// Removes finished datasets in the batch that finishes them: while their bytes are still in memory they
+    /// then never reach a file (8.1).
+    fn stage_drops(&mut self, batch: &mut Batch<'_>) {
         let shared = Arc::clone(&self.shared);
         let now_ms = shared.clock.now_ms();
-        let mut dropped = Vec::new();
         for state in &shared.queues {
             let queue = state.queue;
-            let mut datasets = state.datasets.lock();
-            for sealed in datasets.seal_old(shared.dataset_rules(queue), now_ms) {
-                self.touched_datasets.insert((queue, sealed));
-            }
-            for range in datasets.drop_finished(queue, shared.dataset_rules(queue), now_ms) {
+            for range in state.datasets.lock().drop_finished(queue, shared.dataset_rules(queue), now_ms) {
                 let (from, to) = keys::dataset_range(queue, range.first, range.last);
                 batch.delete_range(Family::Jobs, from.as_ref(), to.as_ref());
                 batch.delete_range(Family::Status, from.as_ref(), to.as_ref());
@@ -410,10 +456,9 @@ impl Writer {
                     batch.delete(Family::Meta, keys::dataset(queue, *number).as_ref());
                     self.touched_datasets.remove(&(queue, *number));
                 }
-                dropped.push(range);
+                self.dropped.push(range);
             }
         }
-        dropped
     }
 
     fn stage_quarantine(&mut self, lease: Lease, dataset: u32, value: &[u8], batch: &mut Batch<'_>) {
@@ -435,6 +480,10 @@ impl Writer {
     /// Writes the batch, then tells memory and callers.
     fn commit(&mut self, mut batch: Batch<'_>, members: usize) {
         let shared = Arc::clone(&self.shared);
+        if std::mem::take(&mut self.something_finished) {
+            self.stage_drops(&mut batch);
+        }
+        self.changed.clear();
         for queue in std::mem::take(&mut self.touched_queues) {
             let state = shared.queue(queue);
             let datasets = state.datasets.lock();
@@ -456,40 +505,62 @@ impl Writer {
             return;
         }
         super::events::batch_written(members, bytes);
-        for change in std::mem::take(&mut self.changes) {
-            shared.apply(change);
+        if !self.dropped.is_empty() {
+            super::events::datasets_dropped(&self.dropped);
+            shared.dropped.lock().append(&mut self.dropped);
         }
+        self.apply_changes(&shared);
         let mut acknowledgements: Vec<Acknowledge> = Vec::new();
+        let mut longest_wait = self.answers.first().map(|answer| answer.sent);
         for answer in self.answers.drain(..) {
             match answer.durability {
                 Durability::Lazy => {
                     drop(answer.permits);
                     answer_to(answer.verdict, Ok(answer.receipt));
                 }
-                Durability::Durable => acknowledgements.push(Box::new(move |flushed| {
-                    drop(answer.permits);
-                    super::events::acknowledged(answer.sent.elapsed());
-                    answer_to(
-                        answer.verdict,
-                        flushed.map(|()| answer.receipt).map_err(|error| JobsDbError::Failed(error.to_string())),
-                    );
-                })),
+                Durability::Durable => {
+                    let measured = longest_wait.take();
+                    acknowledgements.push(Box::new(move |flushed| {
+                        drop(answer.permits);
+                        if let Some(sent) = measured {
+                            super::events::acknowledged(sent.elapsed());
+                        }
+                        let receipt = flushed.map(|()| answer.receipt);
+                        answer_to(answer.verdict, receipt.map_err(|error| JobsDbError::Failed(error.to_string())));
+                    }));
+                }
             }
         }
-        for (done, dropped) in self.upkeeps.drain(..) {
-            if done.send(dropped).is_err() {
-                error!("nobody waits for the answer of the upkeep");
-            }
-        }
-        for done in self.relocations.drain(..) {
+        for done in self.waiting.drain(..) {
             if done.send(()).is_err() {
-                error!("nobody waits for the answer of a relocation");
+                tracing::debug!("nobody waits for the batch any more");
             }
         }
         if !acknowledgements.is_empty() {
             self.flusher.request(Flush::Now(acknowledgements));
         } else if !is_empty {
             self.flusher.request(Flush::Soon);
+        }
+    }
+
+    /// Tells memory what was written, and wakes once per partition who waits for it.
+    fn apply_changes(&mut self, shared: &Arc<Shared>) {
+        let mut stored: BTreeMap<(Queue, u32), Arc<PartState>> = BTreeMap::new();
+        let mut last = None;
+        for change in self.changes.drain(..) {
+            if let Change::Stored { queue, part, .. } = &change
+                && last != Some((*queue, part.partition.id))
+            {
+                last = Some((*queue, part.partition.id));
+                stored.insert((*queue, part.partition.id), Arc::clone(part));
+            }
+            shared.apply(change);
+        }
+        for ((queue, _), part) in stored {
+            // Somebody who waits for all partitions hears of those that nobody works on yet.
+            if !part.wake() {
+                shared.queue(queue).appeared.notify_one();
+            }
         }
     }
 
@@ -501,8 +572,8 @@ impl Writer {
             drop(answer.permits);
             answer_to(answer.verdict, Err(JobsDbError::Failed(error.to_string())));
         }
-        self.upkeeps.clear();
-        self.relocations.clear();
+        self.waiting.clear();
+        self.dropped.clear();
         self.shared.poisoned(error);
     }
 }
@@ -517,19 +588,11 @@ fn answer_to(verdict: Verdict, answer: Result<Receipt, JobsDbError>) {
 impl Shared {
     fn apply(&self, change: Change) {
         match change {
-            Change::Stored { queue, part, id, entry } => {
+            Change::Stored { queue, part, id, entry, value } => {
                 let state = self.queue(queue);
-                let is_first = {
-                    let mut inner = part.inner.lock();
-                    inner.stored(id, entry);
-                    inner.pending == 1
-                };
+                part.inner.lock().stored(id, entry, value);
                 state.add_pending(1, u64::from(entry.bytes));
                 part.meters.stored(entry.bytes);
-                part.wake();
-                if is_first {
-                    state.appeared.notify_one();
-                }
             }
             Change::Ended { queue, part, id, held } => {
                 let state = self.queue(queue);
@@ -550,13 +613,16 @@ impl Shared {
                     self.user_moves_on(queue, id, &from, None);
                 }
             }
-            Change::Blocked { part, from, .. } => {
+            Change::Blocked { queue, part, id, from } => {
                 let mut inner = part.inner.lock();
-                inner.left(from);
+                inner.left(from.place);
                 inner.entered(Place::Blocked);
+                drop(inner);
+                self.user_moved(queue, id, &from, true);
             }
-            Change::Unblocked { part, id, held } => {
+            Change::Unblocked { queue, part, id, held } => {
                 part.inner.lock().returned.insert(id, held);
+                self.user_moved(queue, id, &held, false);
                 part.wake();
             }
             Change::Relocated { part, id, dataset } => {
@@ -567,8 +633,8 @@ impl Shared {
                 if let Some(held) = inner.returned.get_mut(&id) {
                     held.entry.dataset = dataset;
                 }
-                if let Some((_, entry)) = inner.recent.iter_mut().find(|(recent, _)| *recent == id) {
-                    entry.dataset = dataset;
+                if let Some(recent) = inner.recent.iter_mut().find(|recent| recent.id == id) {
+                    recent.entry.dataset = dataset;
                 }
             }
         }

@@ -62,6 +62,8 @@ pub enum StorageError {
         family: &'static str,
         /// Why.
         reason: String,
+        /// The bytes on disk are damaged.
+        corrupt: bool,
     },
     /// Bytes are not what the format says.
     #[error("damaged record {what}: {reason}")]
@@ -113,12 +115,18 @@ impl StorageError {
         StorageError::Open { path: path.to_owned(), reason: format!("{source}{mend}"), corrupt }
     }
 
+    /// Whether the bytes that were read are damaged, so that reading again cannot help.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StorageError::Corrupt { .. } | StorageError::Read { corrupt: true, .. })
+    }
+
     pub(super) fn read(family: Family, source: &rocksdb::Error) -> StorageError {
-        StorageError::Read { family: family.name(), reason: source.to_string() }
+        let corrupt = source.kind() == rocksdb::ErrorKind::Corruption;
+        StorageError::Read { family: family.name(), reason: source.to_string(), corrupt }
     }
 
     pub(super) fn missing_family(family: Family) -> StorageError {
-        StorageError::Read { family: family.name(), reason: "the column family is missing".to_owned() }
+        StorageError::Read { family: family.name(), reason: "the column family is missing".to_owned(), corrupt: false }
     }
 
     pub(super) fn file(action: &'static str, path: &Path, source: std::io::Error) -> StorageError {

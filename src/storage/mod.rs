@@ -51,6 +51,7 @@ struct Inner {
     poison: Mutex<Option<String>>,
     is_poisoned: AtomicBool,
     flushes: AtomicU64,
+    written: AtomicU64,
     /// Held for its lock; the system releases it when the process ends, however it ends.
     _lock: Option<std::fs::File>,
 }
@@ -75,6 +76,7 @@ impl Storage {
             poison: Mutex::new(None),
             is_poisoned: AtomicBool::new(false),
             flushes: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             _lock: Some(lock),
         })))
     }
@@ -96,6 +98,7 @@ impl Storage {
             poison: Mutex::new(None),
             is_poisoned: AtomicBool::new(false),
             flushes: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             _lock: None,
         })))
     }
@@ -116,6 +119,7 @@ impl Storage {
     /// Any failure poisons the store.
     pub fn write(&self, batch: Batch<'_>) -> Result<(), StorageError> {
         self.healthy()?;
+        self.0.written.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
         let mut options = WriteOptions::default();
         options.set_sync(false);
         self.0.db.write_opt(batch.into_inner(), &options).map_err(|source| self.poison("write", source.as_ref()))
@@ -130,6 +134,23 @@ impl Storage {
         let flushed = self.0.db.flush_wal(true);
         self.0.flushes.fetch_add(1, Ordering::Relaxed);
         flushed.map_err(|source| self.poison("flush", source.as_ref()))
+    }
+
+    /// Bytes written to the log since the store was opened.
+    pub fn written(&self) -> u64 {
+        self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// Writes what memory holds to files, so that the log can go. What was dropped meanwhile is not written.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn compact_log(&self) -> Result<(), StorageError> {
+        for family in Family::ALL {
+            let handle = self.0.db.cf_handle(family.name()).ok_or_else(|| StorageError::missing_family(family))?;
+            self.0.db.flush_cf(handle).map_err(|source| StorageError::read(family, &source))?;
+        }
+        Ok(())
     }
 
     /// Flushes of the log since the store was opened.

@@ -79,7 +79,7 @@ fn descriptors(settings: &StorageSettings) -> (Options, Vec<ColumnFamilyDescript
     options.set_max_open_files(budget.open_files);
     options.set_max_background_jobs(2);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-    options.set_recycle_log_file_num(4);
+    options.set_recycle_log_file_num(2);
     options.set_max_total_wal_size(budget.log);
     options.set_wal_bytes_per_sync(0);
     options.set_bytes_per_sync(MIB as u64);
