@@ -150,7 +150,7 @@ impl Drop for Counted<'_> {
 /// Answers the requests of one connection until it ends.
 pub(super) async fn run(stream: TcpStream, shared: Arc<Shared>, connection: Arc<Connection>, place: Place) {
     let socket = TokioIo::new(TimedSocket::new(stream, Arc::clone(&connection)));
-    let service = service_fn(|request| serve_request(Arc::clone(&shared), Arc::clone(&connection), request));
+    let service = service_fn(|request| serve_request(&shared, &connection, request));
     let mut http = pin!(shared.http.serve_connection(socket, service));
     let mut told = false;
     let mut registered = Waker::noop().clone();
@@ -176,8 +176,8 @@ pub(super) async fn run(stream: TcpStream, shared: Arc<Shared>, connection: Arc<
 }
 
 async fn serve_request(
-    shared: Arc<Shared>,
-    connection: Arc<Connection>,
+    shared: &Shared,
+    connection: &Connection,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     connection.request_begins();
@@ -198,7 +198,7 @@ async fn serve_request(
             events::limit_reached("concurrent_requests");
             Refusal::TooManyRequests.answer()
         } else {
-            let (pattern, answer) = route(&shared, &connection, &parts, &mut body).await;
+            let (pattern, answer) = route(shared, connection, &parts, &mut body).await;
             ended = Instant::now();
             events::answered(pattern, parts.method.as_str(), answer.status().as_u16(), ended - started);
             answer
