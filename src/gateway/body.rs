@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use std::io::Read;
 
+use super::alarm::Alarm;
 use super::answer::Refusal;
 use super::budget::{Budget, Charge};
 
@@ -85,20 +86,27 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         gzip: bool,
         limits: BodyLimits,
         budget: &'b Budget,
+        alarm: &Alarm,
     ) -> Result<HeldBody<'b>, Refusal> {
         let mut charge = Charge::new(budget);
-        let read = self.read_wire(limits, &mut charge).await;
+        let read = self.read_wire(limits, &mut charge, alarm).await;
         self.failed = read.is_err();
         let bytes = read?;
         if !gzip {
             return Ok(HeldBody { bytes, _charge: charge });
         }
         let mut plain_charge = Charge::new(budget);
-        let plain = gunzip(&bytes, limits.hard_cap, &mut plain_charge).await?;
+        // Boxed, as all that is rare: the HTTP library copies the state of every request.
+        let plain = Box::pin(gunzip(&bytes, limits.hard_cap, &mut plain_charge)).await?;
         Ok(HeldBody { bytes: Bytes::from(plain), _charge: plain_charge })
     }
 
-    async fn read_wire(&mut self, limits: BodyLimits, charge: &mut Charge<'_>) -> Result<Bytes, Refusal> {
+    async fn read_wire(
+        &mut self,
+        limits: BodyLimits,
+        charge: &mut Charge<'_>,
+        alarm: &Alarm,
+    ) -> Result<Bytes, Refusal> {
         let announced = self.incoming.size_hint().lower();
         if announced > limits.hard_cap {
             return Err(Refusal::TooLarge);
@@ -108,7 +116,7 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
         let mut total: u64 = 0;
         let mut started = None;
         loop {
-            let next = tokio::time::timeout(limits.idle, self.next()).await.map_err(|_| Refusal::BodyUnreadable)??;
+            let next = alarm.by(Instant::now() + limits.idle, self.next()).await.ok_or(Refusal::BodyUnreadable)??;
             let Some(data) = next else {
                 break;
             };
@@ -138,6 +146,11 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
             Some(_) => Err(Refusal::Unavailable),
             None => Ok(Bytes::from(gathered)),
         }
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_read(&self) -> bool {
+        self.ended
     }
 
     /// Reads and drops what is left, up to a bound. False when the body did not end: the connection cannot go on.
@@ -242,13 +255,13 @@ mod tests {
     async fn read(wire: Vec<u8>, compressed: bool, room: u64) -> Result<Vec<u8>, Refusal> {
         let budget = Budget::new(room);
         let whole = RequestBody::new(Full::new(Bytes::from(wire.clone())))
-            .read(compressed, LIMITS, &budget)
+            .read(compressed, LIMITS, &budget, &Alarm::default())
             .await
             .map(|held| held.bytes.to_vec());
         let pieces: Vec<Bytes> = wire.chunks(7).map(Bytes::copy_from_slice).collect();
         let frames = pieces.into_iter().map(|piece| Ok::<_, std::convert::Infallible>(Frame::data(piece)));
         let in_pieces = RequestBody::new(StreamBody::new(futures_util::stream::iter(frames)))
-            .read(compressed, LIMITS, &budget)
+            .read(compressed, LIMITS, &budget, &Alarm::default())
             .await
             .map(|held| held.bytes.to_vec());
         assert_eq!(whole, in_pieces, "how it arrives makes no difference");
@@ -279,7 +292,8 @@ mod tests {
         let members = [gzip(b"").repeat(100_000), good].concat();
         let budget = Budget::new(16 << 20);
         let limits = BodyLimits { hard_cap: 16 << 20, ..LIMITS };
-        let answer = RequestBody::new(Full::new(Bytes::from(members))).read(true, limits, &budget).await;
+        let answer =
+            RequestBody::new(Full::new(Bytes::from(members))).read(true, limits, &budget, &Alarm::default()).await;
         assert_eq!(answer.err(), Some(Refusal::BodyUnreadable));
     }
 

@@ -11,6 +11,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::alarm::Alarm;
 use super::budget::Budget;
 
 /// Bytes of an unfinished head that are not counted.
@@ -43,6 +44,10 @@ pub(super) struct Timeouts {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: IpAddr,
+    /// The peer's address as events carry it.
+    pub(super) address: String,
+    /// Ends the waits of its requests.
+    pub(super) alarm: Alarm,
     opened: Instant,
     timeouts: Timeouts,
     phase: AtomicU8,
@@ -59,6 +64,11 @@ impl Connection {
     pub(super) fn new(peer: IpAddr, timeouts: Timeouts, budget: Arc<Budget>) -> Connection {
         Connection {
             peer,
+            address: match peer {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => format!("[{address}]"),
+            },
+            alarm: Alarm::default(),
             opened: Instant::now(),
             timeouts,
             phase: AtomicU8::new(Phase::New as u8),
@@ -80,8 +90,8 @@ impl Connection {
         }
     }
 
-    fn enter(&self, phase: Phase) {
-        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+    fn enter(&self, phase: Phase, now: Instant) {
+        let since = u64::try_from(now.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX);
         self.since_ms.store(since, Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -94,7 +104,7 @@ impl Connection {
     pub(super) fn received(&self, bytes: usize) -> bool {
         match self.phase() {
             Phase::Busy => return true,
-            Phase::Idle => self.enter(Phase::Head),
+            Phase::Idle => self.enter(Phase::Head, Instant::now()),
             // The first request's head has its time from the accept on.
             Phase::New => self.phase.store(Phase::Head as u8, Ordering::Relaxed),
             Phase::Head => {}
@@ -115,9 +125,9 @@ impl Connection {
         self.phase.store(Phase::Busy as u8, Ordering::Relaxed);
     }
 
-    /// The answer is decided.
-    pub(super) fn request_ends(&self) {
-        self.enter(Phase::Idle);
+    /// The answer was decided at this time.
+    pub(super) fn request_ends(&self, now: Instant) {
+        self.enter(Phase::Idle, now);
     }
 
     fn release_head(&self) {
@@ -156,9 +166,13 @@ impl Connection {
         self.waker.wake();
     }
 
-    /// Whether the connection was asked to end; wakes the task when it is.
-    pub(super) fn is_closing(&self, waker: &Waker) -> bool {
+    /// Who is to be woken when the connection is asked to end.
+    pub(super) fn wake_on_close(&self, waker: &Waker) {
         self.waker.register(waker);
+    }
+
+    /// Whether the connection was asked to end.
+    pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
 }

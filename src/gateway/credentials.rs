@@ -2,23 +2,29 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
 use super::answer::Refusal;
 
 /// Longest `Authorization` header that is looked at.
 const LONGEST_HEADER: usize = 4096;
 
-/// The user name of HTTP Basic.
+/// Bytes of user name and password that are decoded without allocation.
+const USUAL_BYTES: usize = 256;
+
+/// Uses the user name of HTTP Basic.
 ///
 /// # Errors
-/// There is no usable header, or the name is empty.
-pub(super) fn basic_user(headers: &HeaderMap) -> Result<String, Refusal> {
+/// There is no usable header, or the name is empty; or what `with` says.
+pub(super) fn with_basic_user<T>(
+    headers: &HeaderMap,
+    with: impl FnOnce(&str) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
     let header = headers.get(AUTHORIZATION).ok_or(Refusal::NoWriteKeyInHeader)?.as_bytes();
-    parse_basic(header).ok_or(Refusal::NoWriteKeyInHeader)
+    parse_basic(header, with).ok_or(Refusal::NoWriteKeyInHeader)?
 }
 
-fn parse_basic(header: &[u8]) -> Option<String> {
+fn parse_basic<T>(header: &[u8], with: impl FnOnce(&str) -> T) -> Option<T> {
     if header.len() > LONGEST_HEADER {
         return None;
     }
@@ -26,10 +32,18 @@ fn parse_basic(header: &[u8]) -> Option<String> {
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
     }
-    let mut decoded = STANDARD.decode(encoded).ok()?;
-    let colon = memchr::memchr(b':', &decoded)?;
-    decoded.truncate(colon);
-    String::from_utf8(decoded).ok().filter(|user| !user.is_empty())
+    let mut usual = [0; USUAL_BYTES];
+    let mut long;
+    let room = if base64::decoded_len_estimate(encoded.len()) <= USUAL_BYTES {
+        &mut usual[..]
+    } else {
+        long = vec![0; base64::decoded_len_estimate(encoded.len())];
+        &mut long[..]
+    };
+    let length = STANDARD.decode_slice(encoded, room).ok()?;
+    let decoded = room.get(..length)?;
+    let user = decoded.get(..memchr::memchr(b':', decoded)?)?;
+    std::str::from_utf8(user).ok().filter(|user| !user.is_empty()).map(with)
 }
 
 /// The parameters of a query, decoded; a malformed escape stays as it is written.
@@ -47,7 +61,7 @@ pub(super) fn query_write_key(query: Option<&str>) -> Result<String, Refusal> {
 }
 
 /// The text of a header; empty when it is absent.
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> std::borrow::Cow<'a, str> {
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> std::borrow::Cow<'a, str> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default()
 }
 
@@ -68,10 +82,13 @@ mod tests {
             ("Bearer wk-js", None),
             ("", None),
         ] {
-            assert_eq!(parse_basic(header.as_bytes()).as_deref(), user, "{header}");
+            assert_eq!(parse_basic(header.as_bytes(), str::to_owned).as_deref(), user, "{header}");
         }
-        let long = format!("Basic {}", STANDARD.encode(vec![b'a'; 100_000]));
-        assert_eq!(parse_basic(long.as_bytes()), None);
+        let long = format!("{}:", "k".repeat(1_000));
+        let header = format!("Basic {}", STANDARD.encode(&long));
+        assert_eq!(parse_basic(header.as_bytes(), str::to_owned), Some("k".repeat(1_000)));
+        let longer = format!("Basic {}", STANDARD.encode(vec![b'a'; 100_000]));
+        assert_eq!(parse_basic(longer.as_bytes(), str::to_owned), None);
     }
 
     #[test]

@@ -31,7 +31,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Accepted {
     pub(super) events: u64,
     pub(super) bots: u64,
-    pub(super) library: Option<(String, String)>,
+    /// The SDK, by its number.
+    pub(super) sdk: Sdk,
 }
 
 struct SourceCounters {
@@ -45,7 +46,7 @@ struct SourceCounters {
 /// What a thread found once and keeps.
 #[derive(Default)]
 struct Cache {
-    stored: HashMap<(u64, Call, usize), SourceCounters>,
+    stored: HashMap<(u64, Call, Sdk), SourceCounters>,
     refused: HashMap<(u64, Call, Refusal), (Counter, Counter)>,
     answered: HashMap<(&'static str, u16), Histogram>,
     sizes: Option<(Histogram, Histogram, Counter, Counter)>,
@@ -110,10 +111,10 @@ impl Cache {
 
 /// A request's events are durable.
 pub(super) fn stored(entry: &SourceEntry, call: Call, accepted: &Accepted) {
-    let sdk = accepted.library.as_ref().map_or((0, String::new()), |(name, version)| sdk(name, version));
+    let sdk = accepted.sdk;
     CACHE.with_borrow_mut(|cache| {
         let make = || {
-            let labels = labels(entry, call, &sdk.1);
+            let labels = labels(entry, call, &sdk.label());
             SourceCounters {
                 requests: counter!("gateway.write_key_requests", labels.clone()),
                 outcome: counter!("gateway.write_key_successful_requests", labels.clone()),
@@ -122,7 +123,7 @@ pub(super) fn stored(entry: &SourceEntry, call: Call, accepted: &Accepted) {
                 bot_events: counter!("gateway.write_key_bot_events", labels),
             }
         };
-        let counters = cached(&mut cache.stored, (entry.serial, call, sdk.0), make);
+        let counters = cached(&mut cache.stored, (entry.serial, call, sdk), make);
         counters.requests.increment(1);
         counters.outcome.increment(1);
         counters.events.increment(accepted.events);
@@ -249,33 +250,73 @@ fn labels(entry: &SourceEntry, call: Call, sdk: &str) -> Vec<Label> {
     ]
 }
 
-/// The number and label of an SDK. They come from events, hence from anyone: after fifty the rest are `other`.
-fn sdk(name: &str, version: &str) -> (usize, String) {
-    thread_local! {
-        static KNOWN: RefCell<HashMap<String, usize>> = RefCell::default();
-    }
-    static ALL: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let label = format!("{name}/{}", if is_semver(version) { version } else { "invalid" });
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._/+-".contains(&byte);
-    if label.len() > LONGEST_SDK || !label.bytes().all(plain) {
-        return (MOST_SDKS + 1, "other".to_owned());
-    }
-    KNOWN.with_borrow_mut(|known| {
-        if let Some(number) = known.get(&label) {
-            return (*number, label);
+/// An SDK as metrics know it: none, one of the first fifty, or another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Sdk(usize);
+
+/// The labels of the SDKs that are told apart, by number less one.
+static SDKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The number of every other one.
+const OTHER_SDK: Sdk = Sdk(MOST_SDKS + 1);
+
+/// What a thread knows of SDKs.
+#[derive(Default)]
+struct KnownSdks {
+    numbers: HashMap<String, usize>,
+    /// Name, version and number of the last one: most requests come from the same.
+    last: (String, String, Sdk),
+}
+
+impl Sdk {
+    /// The SDK with this name and version. They come from events, hence from anyone: after fifty the rest are
+    /// `other`.
+    pub(super) fn of(name: &str, version: &str) -> Sdk {
+        thread_local! {
+            static KNOWN: RefCell<KnownSdks> = RefCell::default();
         }
-        let mut all = ALL.lock();
+        KNOWN.with_borrow_mut(|known| {
+            let (last_name, last_version, sdk) = &known.last;
+            if last_name == name && last_version == version && !name.is_empty() {
+                return *sdk;
+            }
+            let sdk = known.find(name, version);
+            if name.len() + version.len() <= LONGEST_SDK {
+                known.last = (name.to_owned(), version.to_owned(), sdk);
+            }
+            sdk
+        })
+    }
+
+    fn label(self) -> String {
+        match self.0.checked_sub(1) {
+            None => String::new(),
+            Some(place) => SDKS.lock().get(place).cloned().unwrap_or_else(|| "other".to_owned()),
+        }
+    }
+}
+
+impl KnownSdks {
+    fn find(&mut self, name: &str, version: &str) -> Sdk {
+        let label = format!("{name}/{}", if is_semver(version) { version } else { "invalid" });
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._/+-".contains(&byte);
+        if label.len() > LONGEST_SDK || !label.bytes().all(plain) {
+            return OTHER_SDK;
+        }
+        if let Some(number) = self.numbers.get(&label) {
+            return Sdk(*number);
+        }
+        let mut all = SDKS.lock();
         let number = match all.iter().position(|seen| *seen == label) {
             Some(place) => place + 1,
             None if all.len() < MOST_SDKS => {
                 all.push(label.clone());
                 all.len()
             }
-            None => return (MOST_SDKS + 1, "other".to_owned()),
+            None => return OTHER_SDK,
         };
-        known.insert(label.clone(), number);
-        (number, label)
-    })
+        self.numbers.insert(label, number);
+        Sdk(number)
+    }
 }
 
 /// `1.2.3`, perhaps with something behind it.
@@ -293,14 +334,16 @@ mod tests {
 
     #[test]
     fn sdk_labels_are_bounded() {
-        assert_eq!(sdk("analytics-js", "not a version").1, "analytics-js/invalid");
-        assert_eq!(sdk("bad name", "1.0.0").1, "other");
-        assert_eq!(sdk(&"n".repeat(100), "1.0.0").1, "other");
+        let label = |name: &str, version: &str| Sdk::of(name, version).label();
+        assert_eq!(label("analytics-js", "not a version"), "analytics-js/invalid");
+        assert_eq!(label("bad name", "1.0.0"), "other");
+        assert_eq!(label(&"n".repeat(100), "1.0.0"), "other");
         for number in 0..1000 {
-            sdk("flood", &format!("1.0.{number}"));
+            label("flood", &format!("1.0.{number}"));
         }
-        assert_eq!(sdk("flood", "9.9.9").1, "other");
-        let again = sdk("analytics-js", "not a version");
-        assert_eq!(again.1, "analytics-js/invalid");
+        assert_eq!(label("flood", "9.9.9"), "other");
+        assert_eq!(label("analytics-js", "not a version"), "analytics-js/invalid");
+        assert_eq!(label("analytics-js", "not a version"), "analytics-js/invalid");
+        assert_eq!(Sdk::default().label(), "");
     }
 }

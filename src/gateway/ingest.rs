@@ -1,25 +1,26 @@
 //! A request for events from its head to its answer: who sent it, its body, its jobs, the durable store
 //! (gateway.md 5 and 8).
 
-use std::future::Future;
-use std::net::IpAddr;
-use std::pin::pin;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::time::Instant;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderName};
 use hyper::http::request::Parts;
 
 use super::answer::{self, Answer, Refusal};
 use super::body::{BodyLimits, HeldBody, RequestBody};
-use super::credentials::{basic_user, header, query_write_key};
+use super::budget::Charge;
+use super::connection::Connection;
+use super::credentials::{header, query_write_key, with_basic_user};
 use super::directory::{Directory, SourceEntry};
-use super::intake::{self, Context, Prepared, Rules};
+use super::intake::{self, Context, Rules};
 use super::routes::{Call, Identification};
 use super::server::Shared;
 use super::{events, marks};
+use crate::clock::Clock;
 use crate::event::json;
 use crate::jobsdb::{Durability, JobsDbError, Queue, Tx};
 use crate::settings::{GatewaySettings, Settings};
@@ -27,28 +28,32 @@ use crate::settings::{GatewaySettings, Settings};
 /// Longest client address that is believed.
 const LONGEST_ADDRESS: usize = 64;
 
+static ANONYMOUS_ID: HeaderName = HeaderName::from_static("anonymousid");
+static DESTINATION_ID: HeaderName = HeaderName::from_static("x-rudder-destination-id");
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static JOB_RUN_ID: HeaderName = HeaderName::from_static("x-rudder-job-run-id");
+static SOURCE_ID: HeaderName = HeaderName::from_static("x-rudder-source-id");
+static TASK_RUN_ID: HeaderName = HeaderName::from_static("x-rudder-task-run-id");
+
 /// Who sent a request.
 pub(super) struct Client<'a> {
     pub(super) parts: &'a Parts,
-    pub(super) peer: IpAddr,
+    pub(super) connection: &'a Connection,
 }
 
-impl Client<'_> {
+impl<'a> Client<'a> {
     /// The client's address: the first of `X-Forwarded-For`, else the peer's.
-    pub(super) fn address(&self) -> String {
-        let forwarded = self.parts.headers.get("x-forwarded-for").and_then(|value| {
+    pub(super) fn address(&self) -> Cow<'a, str> {
+        let forwarded = self.parts.headers.get(&FORWARDED_FOR).and_then(|value| {
             let first = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
             let first: Vec<u8> = first.iter().copied().filter(|byte| *byte != b' ').take(LONGEST_ADDRESS + 1).collect();
             let usable = !first.is_empty() && first.len() <= LONGEST_ADDRESS;
             String::from_utf8(first).ok().filter(|_| usable)
         });
-        forwarded.unwrap_or_else(|| match self.peer {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("[{address}]"),
-        })
+        forwarded.map_or(Cow::Borrowed(&self.connection.address), Cow::Owned)
     }
 
-    fn headers(&self) -> &HeaderMap {
+    fn headers(&self) -> &'a HeaderMap {
         &self.parts.headers
     }
 }
@@ -83,7 +88,7 @@ async fn accept(
         Ok(entry) => (entry, read(shared, &settings.gateway, client, body).await),
         // Old Segment SDKs name the source in the body only.
         Err(Refusal::NoWriteKeyInHeader) if identification == Identification::BasicOrBody => {
-            let held = read(shared, &settings.gateway, client, body).await?;
+            let held = Box::pin(read(shared, &settings.gateway, client, body)).await?;
             let write_key = body_write_key(&held.bytes, call, settings.gateway.max_json_depth);
             let found = write_key.ok_or(Refusal::NoWriteKeyInHeader).and_then(|key| directory.by_write_key(&key));
             (found.inspect_err(|refusal| events::unidentified(call, *refusal))?, Ok(held))
@@ -93,7 +98,7 @@ async fn accept(
             return Err(refusal);
         }
     };
-    let destination_id = header(client.headers(), "x-rudder-destination-id");
+    let destination_id = header(client.headers(), &DESTINATION_ID);
     let checked = match identification {
         Identification::SourceId => check_destination(&settings.gateway, directory, entry, &destination_id),
         _ => Ok(""),
@@ -109,7 +114,7 @@ async fn accept(
                 destination_id,
                 body: &held.bytes,
             };
-            store(shared, settings, request).await
+            store(shared, settings, client.connection, request).await
         }
     };
     stored.inspect_err(|refusal| events::refused(entry, call, *refusal))
@@ -125,7 +130,7 @@ pub(super) async fn event(shared: &Shared, client: &Client<'_>, call: Call, writ
     };
     let client_ip = client.address();
     let request = Request { call, entry, headers: None, client_ip: &client_ip, destination_id: "", body };
-    if let Err(refusal) = store(shared, &settings, request).await {
+    if let Err(refusal) = store(shared, &settings, client.connection, request).await {
         events::refused(entry, call, refusal);
     }
 }
@@ -137,10 +142,12 @@ fn identify<'d>(
     identification: Identification,
 ) -> Result<&'d Arc<SourceEntry>, Refusal> {
     match identification {
-        Identification::Basic | Identification::BasicOrBody => directory.by_write_key(&basic_user(client.headers())?),
+        Identification::Basic | Identification::BasicOrBody => {
+            with_basic_user(client.headers(), |user| directory.by_write_key(user))
+        }
         Identification::Query => directory.by_write_key(&query_write_key(client.parts.uri.query())?),
         Identification::SourceId | Identification::ReplaySourceId => {
-            let id = header(client.headers(), "x-rudder-source-id");
+            let id = header(client.headers(), &SOURCE_ID);
             if id.is_empty() {
                 return Err(Refusal::NoSourceId);
             }
@@ -194,7 +201,7 @@ pub(super) async fn read<'s>(
         min_rate: settings.body_min_rate,
     };
     let gzip = client.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() == b"gzip");
-    let held = body.read(gzip, limits, &shared.budget).await;
+    let held = body.read(gzip, limits, &shared.budget, &client.connection.alarm).await;
     if let Err(Refusal::Unavailable) = held {
         events::limit_reached("in_flight_bytes");
     }
@@ -213,28 +220,60 @@ struct Request<'a> {
 }
 
 /// Turns the body into jobs and stores them durably.
-async fn store(shared: &Shared, settings: &Settings, request: Request<'_>) -> Result<(), Refusal> {
-    let text = |name: &str| request.headers.map(|headers| header(headers, name)).unwrap_or_default();
-    let anonymous_id = text("anonymousid");
-    let (job_run_id, task_run_id) = (text("x-rudder-job-run-id"), text("x-rudder-task-run-id"));
+async fn store(
+    shared: &Shared,
+    settings: &Settings,
+    connection: &Connection,
+    request: Request<'_>,
+) -> Result<(), Refusal> {
+    let deadline = Instant::now() + settings.gateway.write_timeout;
+    let anonymous_id = request.header(&ANONYMOUS_ID);
     // From here to the moment when the transaction is queued nothing overtakes on this lane.
     let lane = if anonymous_id.is_empty() {
         events::empty_anonymous_id();
         None
     } else {
-        shared.lane(&anonymous_id).await
+        let turn = connection.alarm.by(deadline, shared.lane(&anonymous_id)).await;
+        turn.ok_or_else(|| refusal_of(&JobsDbError::Unavailable("requests of the same sender wait".to_owned())))?
     };
-    let now = shared.clock.now();
-    let received_at = format!("{now:.3}");
+    let (jobs, refusal) = prepare(shared, settings, &request, &anonymous_id)?;
+    if let Some(Jobs { tx, accepted, _charge }) = jobs {
+        commit(shared, connection, tx, lane, deadline).await?;
+        events::stored(request.entry, request.call, &accepted);
+    }
+    refusal.map_or(Ok(()), Err)
+}
+
+impl<'a> Request<'a> {
+    fn header(&self, name: &HeaderName) -> Cow<'a, str> {
+        self.headers.map(|headers| header(headers, name)).unwrap_or_default()
+    }
+}
+
+/// A request's jobs, encoded.
+struct Jobs<'s> {
+    tx: Tx,
+    accepted: events::Accepted,
+    /// What they take of the memory for requests, until they are stored.
+    _charge: Charge<'s>,
+}
+
+/// Checks the body and encodes its jobs, if there are any, and says why some events of an import are refused.
+fn prepare<'s>(
+    shared: &'s Shared,
+    settings: &Settings,
+    request: &Request<'_>,
+    anonymous_id: &str,
+) -> Result<(Option<Jobs<'s>>, Option<Refusal>), Refusal> {
     let context = Context {
         call: request.call,
         entry: request.entry,
-        anonymous_id_header: &anonymous_id,
+        anonymous_id_header: anonymous_id,
         client_ip: request.client_ip,
-        job_run_id: &job_run_id,
-        task_run_id: &task_run_id,
+        job_run_id: &request.header(&JOB_RUN_ID),
+        task_run_id: &request.header(&TASK_RUN_ID),
         destination_id: request.destination_id,
-        received_at: &received_at,
+        received_at: &received_at(&shared.clock),
     };
     let gateway = &settings.gateway;
     let rules = Rules {
@@ -247,38 +286,64 @@ async fn store(shared: &Shared, settings: &Settings, request: Request<'_>) -> Re
     if prepared.run_id_ignored {
         events::limit_reached("run_id_bytes");
     }
-    let refusal = prepared.refusal;
-    if prepared.len() > 0 {
-        if !shared.accepts_events() {
-            return Err(Refusal::Unavailable);
-        }
-        events::prepared(&prepared, request.body.len());
-        let (tx, accepted) = transaction(shared, &prepared);
-        drop(prepared);
-        commit(shared, tx, lane, gateway.write_timeout).await?;
-        events::stored(request.entry, request.call, &accepted);
+    if prepared.len() == 0 {
+        return Ok((None, prepared.refusal));
     }
-    refusal.map_or(Ok(()), Err)
-}
-
-fn transaction(shared: &Shared, prepared: &Prepared<'_>) -> (Tx, events::Accepted) {
+    if !shared.accepts_events() {
+        return Err(Refusal::Unavailable);
+    }
+    let charge = charge(shared, prepared.expanded_bytes, request.body.len())?;
+    events::prepared(&prepared, request.body.len());
     let mut tx = Tx::new(Durability::Durable);
     prepared.each_job(|job| tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job)));
-    let accepted =
-        events::Accepted { events: prepared.len() as u64, bots: prepared.bots, library: prepared.library.clone() };
-    (tx, accepted)
+    let accepted = events::Accepted { events: prepared.len() as u64, bots: prepared.bots, sdk: prepared.sdk };
+    Ok((Some(Jobs { tx, accepted, _charge: charge }), prepared.refusal))
 }
 
-/// Commits, and lets the next of the lane go once the transaction stands in the writer's queue: a commit takes its
-/// place there when it is polled first.
-pub(super) async fn commit<Lane>(shared: &Shared, tx: Tx, lane: Lane, wait: Duration) -> Result<(), Refusal> {
-    let mut committing = pin!(shared.jobs.commit_within(tx, wait));
-    let poll_once = std::future::poll_fn(|context| Poll::Ready(committing.as_mut().poll(context)));
-    let first = tokio::task::unconstrained(poll_once).await;
+/// Takes memory for the jobs of a request, whose body is counted already.
+///
+/// # Errors
+/// There is none left now.
+pub(super) fn charge(shared: &Shared, expanded_bytes: u64, body_bytes: usize) -> Result<Charge<'_>, Refusal> {
+    let mut charge = Charge::new(&shared.budget);
+    let expanded_bytes = usize::try_from(expanded_bytes).unwrap_or(usize::MAX);
+    if charge.grow(expanded_bytes.saturating_sub(body_bytes)) {
+        return Ok(charge);
+    }
+    events::limit_reached("in_flight_bytes");
+    Err(Refusal::Unavailable)
+}
+
+/// Now, as events write it. Rendered once a millisecond and thread.
+fn received_at(clock: &Clock) -> String {
+    thread_local! {
+        static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    let now_ms = clock.now_ms();
+    LAST.with_borrow_mut(|(last_ms, text)| {
+        if *last_ms != now_ms {
+            *last_ms = now_ms;
+            let now = jiff::Timestamp::from_millisecond(now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+            *text = format!("{now:.3}");
+        }
+        text.clone()
+    })
+}
+
+/// Commits by a deadline. The next of the lane may go once the transaction stands in the writer's queue.
+pub(super) async fn commit<Lane>(
+    shared: &Shared,
+    connection: &Connection,
+    tx: Tx,
+    lane: Lane,
+    deadline: Instant,
+) -> Result<(), Refusal> {
+    let queued = connection.alarm.by(deadline, shared.jobs.enqueue(tx)).await;
     drop(lane);
-    let verdict = match first {
-        Poll::Ready(verdict) => verdict,
-        Poll::Pending => committing.await,
+    let verdict = match queued {
+        Some(Ok(queued)) => connection.alarm.by(deadline, queued.verdict()).await.unwrap_or(Err(JobsDbError::Timeout)),
+        Some(Err(error)) => Err(error),
+        None => Err(JobsDbError::Unavailable("the writer has no room".to_owned())),
     };
     verdict.map(|_| ()).map_err(|error| refusal_of(&error))
 }

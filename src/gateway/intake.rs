@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::answer::Refusal;
 use super::directory::SourceEntry;
+use super::events::Sdk;
 use super::marks;
 use super::routes::Call;
 use crate::event::identity;
@@ -82,8 +83,10 @@ pub(super) struct Prepared<'a> {
     pub(super) refusal: Option<Refusal>,
     /// Events from bots, by their user agent.
     pub(super) bots: u64,
-    /// Name and version of the SDK that sent the first event.
-    pub(super) library: Option<(String, String)>,
+    /// The SDK that sent the first event.
+    pub(super) sdk: Sdk,
+    /// Bytes that the jobs will hold, at most.
+    pub(super) expanded_bytes: u64,
     /// A run id was too long and is not used.
     pub(super) run_id_ignored: bool,
 }
@@ -240,7 +243,8 @@ impl<'a> Collector<'a, '_> {
             quoted_ip,
             refusal,
             bots: self.bots,
-            library: None,
+            sdk: Sdk::default(),
+            expanded_bytes: self.expanded,
             run_id_ignored: false,
         };
         prepared.describe();
@@ -279,7 +283,8 @@ impl Prepared<'_> {
         let (job_run_id, job_ignored) = run_id(self.context.job_run_id, of_first(|fields| fields.job_run_id));
         let (task_run_id, task_ignored) = run_id(self.context.task_run_id, of_first(|fields| fields.task_run_id));
         let library = of_first(|fields| fields.library_name).zip(of_first(|fields| fields.library_version));
-        self.library = library.map(|(name, version)| (name.into_owned(), version.into_owned()));
+        let sdk = library.map(|(name, version)| Sdk::of(&name, &version)).unwrap_or_default();
+        self.sdk = sdk;
         self.run_id_ignored = job_ignored || task_ignored;
         let mut member = |name: &str, value: &str| {
             self.parameters.extend_from_slice(name.as_bytes());

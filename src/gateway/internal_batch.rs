@@ -1,5 +1,7 @@
 //! Messages that another ingestion tier has checked: stored as they are (gateway.md 7.7).
 
+use std::time::Instant;
+
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -93,13 +95,14 @@ async fn accept(shared: &Shared, client: &Client<'_>, body: &mut RequestBody<Inc
     if !shared.accepts_events() {
         return Err(Refusal::Unavailable);
     }
+    let _charge = ingest::charge(shared, expanded as u64, held.bytes.len())?;
     let directory = shared.directory();
     let mut tx = Tx::new(Durability::Durable);
     for message in &messages {
         let with_job = |job: &NewJob<'_>| tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job));
         build(message, &directory, with_job);
     }
-    ingest::commit(shared, tx, (), gateway.write_timeout).await
+    ingest::commit(shared, client.connection, tx, (), Instant::now() + gateway.write_timeout).await
 }
 
 /// Checks every message, in order.

@@ -11,6 +11,7 @@
 //! every request must meet and finds its route in `routes`, `ingest` reads the `body` and finds the source by
 //! its `credentials` in the `directory`, `intake` turns the body into jobs without I/O, `ingest` stores them.
 
+mod alarm;
 mod answer;
 mod body;
 mod budget;

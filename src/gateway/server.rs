@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -67,6 +67,8 @@ impl Shared {
         http.header_read_timeout(None);
         // A client that has sent everything may close its side: what it asked for is still stored and answered.
         http.half_close(true);
+        // Head and body of an answer are small: one buffer, one write.
+        http.writev(false);
         http.max_header_size(gateway.max_header_bytes).max_buf_size(gateway.max_header_bytes + BUFFER_SLACK);
         let accepts = deps.jobs.gate().borrow().accepts_events();
         Shared {
@@ -148,11 +150,16 @@ impl Drop for Counted<'_> {
 /// Answers the requests of one connection until it ends.
 pub(super) async fn run(stream: TcpStream, shared: Arc<Shared>, connection: Arc<Connection>, place: Place) {
     let socket = TokioIo::new(TimedSocket::new(stream, Arc::clone(&connection)));
-    let service = service_fn(|request| serve_request(Arc::clone(&shared), Arc::clone(&connection), request));
+    let service = service_fn(|request| serve_request(&shared, &connection, request));
     let mut http = pin!(shared.http.serve_connection(socket, service));
     let mut told = false;
+    let mut registered = Waker::noop().clone();
     let outcome = std::future::poll_fn(|context| {
-        if connection.is_closing(context.waker()) && !told {
+        if !registered.will_wake(context.waker()) {
+            registered.clone_from(context.waker());
+            connection.wake_on_close(&registered);
+        }
+        if !told && connection.is_closing() {
             told = true;
             http.as_mut().graceful_shutdown();
         }
@@ -169,12 +176,13 @@ pub(super) async fn run(stream: TcpStream, shared: Arc<Shared>, connection: Arc<
 }
 
 async fn serve_request(
-    shared: Arc<Shared>,
-    connection: Arc<Connection>,
+    shared: &Shared,
+    connection: &Connection,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     connection.request_begins();
     let started = Instant::now();
+    let mut ended = started;
     let (parts, incoming) = request.into_parts();
     let mut body = RequestBody::new(incoming);
     let origin = cors::granted_origin(&parts.method, &parts.headers);
@@ -190,18 +198,23 @@ async fn serve_request(
             events::limit_reached("concurrent_requests");
             Refusal::TooManyRequests.answer()
         } else {
-            let pattern = route(&shared, &connection, &parts, &mut body).await;
-            events::answered(pattern.0, parts.method.as_str(), pattern.1.status().as_u16(), started.elapsed());
-            pattern.1
+            let (pattern, answer) = route(shared, connection, &parts, &mut body).await;
+            ended = Instant::now();
+            events::answered(pattern, parts.method.as_str(), answer.status().as_u16(), ended - started);
+            answer
         };
         cors::decorate(&mut answer, origin);
         answer
     };
-    if must_close || !body.drain(parts.headers.contains_key(EXPECT)).await {
-        connection.linger();
-        answer = answer::closing(answer);
+    if must_close || !body.is_read() {
+        let expects_continue = parts.headers.contains_key(EXPECT);
+        if must_close || !Box::pin(body.drain(expects_continue)).await {
+            connection.linger();
+            answer = answer::closing(answer);
+        }
+        ended = Instant::now();
     }
-    connection.request_ends();
+    connection.request_ends(ended);
     Ok(answer)
 }
 
@@ -217,11 +230,11 @@ async fn route(
         Found::OtherMethods(allowed) => return ("/redacted", answer::method_not_allowed(allowed)),
         Found::Nothing => return ("/redacted", Refusal::NotFound.answer()),
     };
-    let client = ingest::Client { parts, peer: connection.peer };
+    let client = ingest::Client { parts, connection };
     let answer = match entry.route {
         Route::Events(call, identification) => ingest::events(shared, &client, body, call, identification).await,
-        Route::InternalBatch => internal_batch::answer(shared, &client, body).await,
-        Route::Pixel(call) => pixel::answer(shared, &client, call).await,
+        Route::InternalBatch => Box::pin(internal_batch::answer(shared, &client, body)).await,
+        Route::Pixel(call) => Box::pin(pixel::answer(shared, &client, call)).await,
         Route::Health => pages::health(shared),
         Route::Version => pages::version(shared),
         Route::Robots => pages::robots(),

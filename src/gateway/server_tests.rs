@@ -325,6 +325,24 @@ async fn requests_of_one_sender_are_stored_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_do_not_fit_the_memory_are_refused_for_now() {
+    let node = node(|settings| settings.gateway.max_in_flight_bytes = 40_000).await;
+    // A body of 2 KB, whose jobs hold thirty times as much.
+    let events = vec![r#"{"userId":"u"}"#; 150].join(",");
+    let answer = node.post("/v1/batch", GOOD, &format!(r#"{{"batch":[{events}]}}"#)).await;
+    assert_eq!((status(&answer), body(&answer)), ("503", "service unavailable\n"));
+    assert!(answer.to_ascii_lowercase().contains("retry-after: "), "{answer}");
+    assert!(node.stored().await.is_empty());
+    // What was taken is given back, however often.
+    let few = vec![r#"{"userId":"u"}"#; 20].join(",");
+    for _ in 0..5 {
+        let answer = node.post("/v1/batch", GOOD, &format!(r#"{{"batch":[{few}]}}"#)).await;
+        assert_eq!(status(&answer), "200");
+    }
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_answers_what_is_in_flight_and_refuses_what_is_new() {
     let node = node(|_| ()).await;
     let text = r#"{"userId":"u"}"#;

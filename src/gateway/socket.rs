@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep_until};
 
+use super::alarm::Alarm;
 use super::connection::Connection;
 
 /// How long a client that is still sending gets to read an answer that came early.
@@ -21,8 +21,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct TimedSocket {
     stream: TcpStream,
     connection: Arc<Connection>,
-    /// Fires at some deadline or earlier; then it is set to the one that holds. So a request sets no timer.
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
     /// Since when the peer takes nothing.
     write_stalled: Option<Instant>,
     /// Until when the socket is read empty, once its own side is shut.
@@ -31,35 +30,14 @@ pub(super) struct TimedSocket {
 
 impl TimedSocket {
     pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> TimedSocket {
-        let first = connection.read_deadline().unwrap_or_else(Instant::now);
-        TimedSocket {
-            stream,
-            connection,
-            timer: Box::pin(sleep_until(first.into())),
-            write_stalled: None,
-            linger_until: None,
-        }
-    }
-
-    /// Ready when the deadline has passed; else the task is woken then.
-    fn poll_deadline(&mut self, context: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        loop {
-            if self.timer.deadline().into_std() > deadline {
-                self.timer.as_mut().reset(deadline.into());
-            }
-            ready!(self.timer.as_mut().poll(context));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(deadline.into());
-        }
+        TimedSocket { stream, connection, alarm: Alarm::default(), write_stalled: None, linger_until: None }
     }
 
     /// Turns waiting for the peer into an error once it has taken nothing for too long.
     fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<Error> {
         let since = *self.write_stalled.get_or_insert_with(Instant::now);
         let deadline = since + self.connection.write_timeout();
-        ready!(self.poll_deadline(context, deadline));
+        ready!(self.alarm.poll(context, deadline));
         Poll::Ready(ErrorKind::TimedOut.into())
     }
 
@@ -84,7 +62,7 @@ impl TimedSocket {
                     }
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return self.poll_deadline(context, until),
+                Poll::Pending => return self.alarm.poll(context, until),
             }
         }
     }
@@ -104,7 +82,7 @@ impl AsyncRead for TimedSocket {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => match self.connection.read_deadline() {
                 Some(deadline) => {
-                    ready!(self.poll_deadline(context, deadline));
+                    ready!(self.alarm.poll(context, deadline));
                     // Who let the time pass gets no more of it.
                     self.linger_until = Some(deadline);
                     Poll::Ready(Err(ErrorKind::TimedOut.into()))

@@ -41,14 +41,34 @@ impl<K: Clone + Eq + Hash> Claims<K> {
     /// # Errors
     /// Those of `is_stored`; the key is then not claimed.
     pub fn claim<E>(&mut self, key: &K, is_stored: impl FnOnce() -> Result<bool, E>) -> Result<bool, E> {
-        let mut in_flight = self.in_flight.0.lock();
-        // In this order: a key leaves the set only after it is in the store.
-        if in_flight.contains(key) || is_stored()? {
+        // In this order, and without a lock during the look: a key leaves the set only after it is in the store.
+        if !self.hold(key) {
             return Ok(false);
         }
-        in_flight.insert(key.clone());
-        self.keys.push(key.clone());
-        Ok(true)
+        let stored = is_stored();
+        if !matches!(stored, Ok(false)) {
+            self.give_back(key);
+        }
+        stored.map(|is_stored| !is_stored)
+    }
+
+    /// Claims a key whatever the store knows; `false` when it is in flight already.
+    pub fn hold(&mut self, key: &K) -> bool {
+        let is_new = self.in_flight.0.lock().insert(key.clone());
+        if is_new {
+            self.keys.push(key.clone());
+        }
+        is_new
+    }
+
+    fn give_back(&mut self, key: &K) {
+        self.keys.retain(|held| held != key);
+        self.in_flight.0.lock().remove(key);
+    }
+
+    /// Takes over what another holder has.
+    pub fn absorb(&mut self, mut other: Claims<K>) {
+        self.keys.append(&mut other.keys);
     }
 
     /// The keys that are claimed.
@@ -100,6 +120,17 @@ mod tests {
         assert!(!claim(&mut claims, "a", true));
         assert_eq!(claims.claim(&"b", || Err("no store")), Err("no store"));
         assert!(claim(&mut claims, "b", false));
+    }
+
+    #[test]
+    fn the_store_is_asked_while_others_go_on() {
+        let in_flight = Arc::new(InFlight::default());
+        let (mut one, mut two) = (Claims::new(&in_flight), Claims::new(&in_flight));
+        let in_between = || Ok::<bool, ()>(claim(&mut two, "b", false) && !claim(&mut two, "a", false));
+        // What the store knows is given back, so that only the store keeps it.
+        assert_eq!(one.claim(&"a", in_between), Ok(false));
+        assert!(one.keys().is_empty());
+        assert!(claim(&mut one, "a", false));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::ProcessorError;
 use crate::jobsdb::{JobsDbError, Queue};
@@ -27,12 +27,14 @@ pub(super) struct Counts {
     pub(super) duplicates: u64,
     payload_bytes: u64,
     oldest_received_ms: Option<i64>,
-    filtered: HashMap<&'static str, u64>,
+    /// By stage; there are few.
+    filtered: Vec<(&'static str, u64)>,
     /// By destination type, stage and status.
     failed: HashMap<(String, &'static str, u16), u64>,
     notes: Vec<String>,
     unreadable: u64,
     unknown_source: u64,
+    lost: u64,
 }
 
 impl Counts {
@@ -41,13 +43,16 @@ impl Counts {
     }
 
     pub(super) fn filtered(&mut self, stage: &'static str) {
-        *self.filtered.entry(stage).or_default() += 1;
+        match self.filtered.iter_mut().find(|(known, _)| *known == stage) {
+            Some((_, events)) => *events += 1,
+            None => self.filtered.push((stage, 1)),
+        }
     }
 
     /// Events that one stage filtered.
     #[cfg(test)]
     pub(super) fn filtered_at(&self, stage: &'static str) -> u64 {
-        self.filtered.get(stage).copied().unwrap_or_default()
+        self.filtered.iter().find(|(known, _)| *known == stage).map_or(0, |(_, events)| *events)
     }
 
     pub(super) fn sent(&mut self, queue: Queue, jobs: usize) {
@@ -73,6 +78,11 @@ impl Counts {
         self.note(|| format!("gateway job {job_id} holds no readable events: {problem}"));
     }
 
+    pub(super) fn lost(&mut self, job_id: u64) {
+        self.lost += 1;
+        self.note(|| format!("gateway job {job_id} could not be processed (internal error) and is a dead letter now"));
+    }
+
     pub(super) fn unknown_source(&mut self, source_id: &str, events: usize) {
         self.unknown_source += events as u64;
         self.note(|| format!("source \"{source_id}\" is not in the workspace configuration; its events are dropped"));
@@ -85,51 +95,105 @@ impl Counts {
     }
 
     /// Publishes the figures of a read whose batch is stored.
-    pub(super) fn publish(self, source_id: &str, now_ms: i64) {
-        let partition = || source_id.to_owned();
-        counter!("processor_num_requests", "partition" => partition()).increment(self.jobs);
-        counter!("processor_num_events", "partition" => partition()).increment(self.events);
-        counter!("processor_gateway_db_write", "partition" => partition()).increment(self.jobs);
-        counter!("processor_db_write_payload_bytes", "partition" => partition()).increment(self.payload_bytes);
-        counter!("processor_num_output_events", "partition" => partition(), "module" => "router")
-            .increment(self.to_router);
-        counter!("processor_num_output_events", "partition" => partition(), "module" => "batch_router")
-            .increment(self.to_batch_router);
-        counter!("processor_archived_events", "partition" => partition()).increment(self.archived);
-        counter!("processor_unreadable_jobs", "partition" => partition()).increment(self.unreadable);
-        counter!("processor_write_key_duplicate_events", "source" => partition()).increment(self.duplicates);
-        counter!("processor_unknown_source_events").increment(self.unknown_source);
+    pub(super) fn publish(self, meters: &Meters, now_ms: i64) {
+        let source_id = &meters.source_id;
+        meters.requests.increment(self.jobs);
+        meters.events.increment(self.events);
+        meters.gateway_writes.increment(self.jobs);
+        meters.payload_bytes.increment(self.payload_bytes);
+        meters.to_router.increment(self.to_router);
+        meters.to_batch_router.increment(self.to_batch_router);
+        meters.archived.increment(self.archived);
+        meters.unreadable.increment(self.unreadable);
+        meters.duplicates.increment(self.duplicates);
+        meters.unknown_source.increment(self.unknown_source);
         for (stage, events) in self.filtered {
-            counter!("proc_filtered_counts", "partition" => partition(), "stage" => stage).increment(events);
+            match meters.filtered.iter().find(|(known, _)| *known == stage) {
+                Some((_, counter)) => counter.increment(events),
+                None => filtered_counter(source_id, stage).increment(events),
+            }
         }
         for ((destination_type, stage, status), events) in self.failed {
             counter!("proc_error_counts", "destName" => destination_type, "stage" => stage, "statusCode" => status.to_string())
                 .increment(events);
         }
+        if self.lost > 0 {
+            counter!("processor_lost_jobs", "partition" => source_id.clone()).increment(self.lost);
+        }
         if let Some(oldest) = self.oldest_received_ms {
             let delay_ms = now_ms.saturating_sub(oldest).max(0);
-            gauge!("pipeline_delay_max_seconds", "partition" => partition(), "module" => "processor")
-                .set(delay_ms as f64 / 1000.0);
+            meters.delay.set(delay_ms as f64 / 1000.0);
         }
         if !self.notes.is_empty()
             && let Some(silenced) = may_log("processor read", source_id)
         {
             for note in self.notes {
-                tracing::warn!(source_id, silenced, "{note}");
+                tracing::warn!(%source_id, silenced, "{note}");
             }
         }
     }
 }
 
-/// A read took this long and gave this many jobs.
-pub(super) fn read(source_id: &str, jobs: usize, took: Duration) {
-    counter!("processor_gateway_db_read", "partition" => source_id.to_owned()).increment(jobs as u64);
-    histogram!("processor_gateway_db_read_time", "partition" => source_id.to_owned()).record(took.as_secs_f64());
+/// Stages whose filtered events have a counter from the start.
+const FILTERING_STAGES: [&str; 4] = ["bot_management", "event_blocking", "destination_filter", "event_filter"];
+
+fn filtered_counter(source_id: &str, stage: &'static str) -> Counter {
+    counter!("proc_filtered_counts", "partition" => source_id.to_owned(), "stage" => stage)
 }
 
-/// A batch was stored after this long.
-pub(super) fn stored(source_id: &str, took: Duration) {
-    histogram!("processor_gateway_db_write_time", "partition" => source_id.to_owned()).record(took.as_secs_f64());
+/// The meters of one source, looked up once by its worker: reads may be small and many.
+pub(super) struct Meters {
+    source_id: String,
+    requests: Counter,
+    events: Counter,
+    gateway_writes: Counter,
+    payload_bytes: Counter,
+    to_router: Counter,
+    to_batch_router: Counter,
+    archived: Counter,
+    unreadable: Counter,
+    duplicates: Counter,
+    unknown_source: Counter,
+    filtered: [(&'static str, Counter); 4],
+    delay: Gauge,
+    reads: Counter,
+    read_time: Histogram,
+    write_time: Histogram,
+}
+
+impl Meters {
+    pub(super) fn new(source_id: &str) -> Meters {
+        let partition = || source_id.to_owned();
+        Meters {
+            source_id: partition(),
+            requests: counter!("processor_num_requests", "partition" => partition()),
+            events: counter!("processor_num_events", "partition" => partition()),
+            gateway_writes: counter!("processor_gateway_db_write", "partition" => partition()),
+            payload_bytes: counter!("processor_db_write_payload_bytes", "partition" => partition()),
+            to_router: counter!("processor_num_output_events", "partition" => partition(), "module" => "router"),
+            to_batch_router: counter!("processor_num_output_events", "partition" => partition(), "module" => "batch_router"),
+            archived: counter!("processor_archived_events", "partition" => partition()),
+            unreadable: counter!("processor_unreadable_jobs", "partition" => partition()),
+            duplicates: counter!("processor_write_key_duplicate_events", "source" => partition()),
+            unknown_source: counter!("processor_unknown_source_events"),
+            filtered: FILTERING_STAGES.map(|stage| (stage, filtered_counter(source_id, stage))),
+            delay: gauge!("pipeline_delay_max_seconds", "partition" => partition(), "module" => "processor"),
+            reads: counter!("processor_gateway_db_read", "partition" => partition()),
+            read_time: histogram!("processor_gateway_db_read_time", "partition" => partition()),
+            write_time: histogram!("processor_gateway_db_write_time", "partition" => partition()),
+        }
+    }
+
+    /// A read took this long and gave this many jobs.
+    pub(super) fn read(&self, jobs: usize, took: Duration) {
+        self.reads.increment(jobs as u64);
+        self.read_time.record(took.as_secs_f64());
+    }
+
+    /// A batch was stored after this long.
+    pub(super) fn stored(&self, took: Duration) {
+        self.write_time.record(took.as_secs_f64());
+    }
 }
 
 /// A batch could not be stored; its jobs go back and are read again.

@@ -5,7 +5,8 @@
 //!
 //! Promises: an event reaches every destination that it should, or its dead letter says why not; events of
 //! one user reach one destination's queue in the order of arrival; a read whose batch cannot be stored is
-//! repeated, never dropped; a failing source holds up no other. A read uses one snapshot of the workspace.
+//! repeated, never dropped; a failing source holds up no other; a job that makes processing panic is a dead
+//! letter and holds up no other job. A read uses one snapshot of the workspace.
 //!
 //! The stages, in order: [`explode`], [`bots`], [`duplicates`] with the rule of [`dedup`], [`archive`], [`choose`]
 //! with [`consent`], [`timefields`], [`filter`], then the destination transformation (`destination`).

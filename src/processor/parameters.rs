@@ -136,6 +136,22 @@ pub(super) fn of_dead_letter(
     out.push(b'}');
 }
 
+/// Parameters of the dead letter of a whole gateway job.
+pub(super) fn of_lost_job(out: &mut Vec<u8>, source_id: &str, at: &str) {
+    out.push(b'{');
+    let members = [
+        ("source_id", source_id),
+        ("destination_id", ""),
+        ("stage", "processor"),
+        ("error", "internal error"),
+        ("first_attempted_at", at),
+    ];
+    for (key, text) in members {
+        push_text_member(out, key, text);
+    }
+    out.extend_from_slice(b"\"status_code\":500,\"attempt\":1}");
+}
+
 /// `"key":"text",`
 fn push_text_member(out: &mut Vec<u8>, key: &str, text: &str) {
     push_json_string(out, key);

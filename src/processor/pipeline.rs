@@ -41,13 +41,16 @@ const GATEWAY: &str = "GW";
 /// Takes the jobs that leave the processor.
 pub type Emit<'e> = dyn FnMut(Queue, &NewJob<'_>) + 'e;
 
+/// Sources met so far; `None` for those that the workspace does not know.
+pub(super) type Sources = HashMap<String, Option<SourceRoutes>>;
+
 /// One read's view of the world, and what it has counted.
 pub struct Pipeline<'a> {
     snapshot: &'a Snapshot,
     settings: &'a Settings,
     /// RFC 3339, the time of this read.
     now: String,
-    sources: HashMap<String, Option<SourceRoutes>>,
+    sources: Sources,
     /// Present where deduplication is on.
     pub(super) duplicates: Option<Duplicates<'a>>,
     buffers: Buffers,
@@ -91,11 +94,93 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    /// The same with the sources of earlier reads over the same snapshot and settings.
+    pub(super) fn with_sources(mut self, sources: Sources) -> Pipeline<'a> {
+        self.sources = sources;
+        self
+    }
+
+    /// What the read counted, and the sources for the next one.
+    pub(super) fn finish(self) -> (Counts, Sources) {
+        (self.counts, self.sources)
+    }
+
+    /// Looks up the message ids of a whole read, before its jobs are run.
+    ///
+    /// # Errors
+    /// Known message ids cannot be looked up.
+    pub(super) fn look_up(&mut self, jobs: &[Job]) -> Result<(), ProcessorError> {
+        let Pipeline { snapshot, settings, sources, duplicates: Some(duplicates), .. } = self else { return Ok(()) };
+        let mut keys = Vec::with_capacity(jobs.len());
+        let mut keys_of = |job: &Job| {
+            let Ok(parameters) = JobParameters::parse(&job.parameters) else { return };
+            // Events that go nowhere must not make others duplicates.
+            let is_known = source_of(sources, &parameters.source_id, snapshot, settings).is_some();
+            if !is_known || parameters.bots.drops().is_some() {
+                return;
+            }
+            let Ok(stored) = explode(&job.payload) else { return };
+            let of_events = stored.events.iter().map(|event| (message_id(event), &parameters.source_job_run_id));
+            keys.extend(of_events.filter_map(|(id, run)| duplicates.key(&id, run)));
+        };
+        for job in jobs {
+            // A job that makes this panic does so again when it is run, and is given up there.
+            drop(std::panic::catch_unwind(AssertUnwindSafe(|| keys_of(job))));
+        }
+        duplicates.look_up(keys)?;
+        Ok(())
+    }
+
+    /// Sends one gateway job through all stages; a panic outside of those that are isolated by destination gives
+    /// up the whole job, so that its source goes on. What the job gave until then stays with the caller:
+    /// `restart` takes it back.
+    ///
+    /// # Errors
+    /// As [`Pipeline::run`].
+    pub(super) fn run_guarded<E>(
+        &mut self,
+        job: &Job,
+        output: &mut E,
+        emit: impl Fn(&mut E, Queue, &NewJob<'_>),
+        restart: impl FnOnce(&mut E),
+    ) -> Result<(), ProcessorError> {
+        let run = AssertUnwindSafe(|| self.run(job, &mut |queue, new| emit(output, queue, new)));
+        match std::panic::catch_unwind(run) {
+            Ok(done) => done,
+            Err(_panic) => {
+                restart(output);
+                self.give_up(job, &mut |queue, new| emit(output, queue, new));
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps a gateway job as it is, for the operator.
+    fn give_up(&mut self, job: &Job, emit: &mut Emit<'_>) {
+        let parameters = &mut self.buffers.parameters;
+        parameters.clear();
+        parameters::of_lost_job(parameters, &job.partition.source_id, &self.now);
+        emit(
+            Queue::ProcError,
+            &NewJob {
+                uuid: Uuid::new_v4(),
+                workspace_id: &job.partition.workspace_id,
+                custom_val: GATEWAY,
+                source_id: &job.partition.source_id,
+                destination_id: "",
+                user_id: &job.user_id,
+                parameters,
+                payload: &[b"[", &job.payload, b"]"],
+                event_count: job.event_count,
+            },
+        );
+        self.counts.lost(job.id);
+    }
+
     /// Sends one gateway job through all stages.
     ///
     /// # Errors
     /// [`ProcessorError::Parameters`] when the job's parameters are no JSON: the partition stops there.
-    /// [`ProcessorError::Store`] when known message ids cannot be looked up.
     pub fn run(&mut self, job: &Job, emit: &mut Emit<'_>) -> Result<(), ProcessorError> {
         let parameters = JobParameters::parse(&job.parameters).map_err(|error| ProcessorError::Parameters {
             job_id: job.id,
@@ -112,13 +197,7 @@ impl<'a> Pipeline<'a> {
         };
         self.counts.received(received.as_ms());
         let Pipeline { snapshot, settings, now, sources, duplicates, buffers, counts } = self;
-        let source = match sources.get(&*parameters.source_id) {
-            Some(known) => known,
-            None => sources
-                .entry(parameters.source_id.to_string())
-                .or_insert_with(|| SourceRoutes::of(&parameters.source_id, snapshot, settings)),
-        };
-        let Some(source) = source else {
+        let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings) else {
             counts.unknown_source(&parameters.source_id, events.len());
             return Ok(());
         };
@@ -137,7 +216,7 @@ impl<'a> Pipeline<'a> {
                 None => {}
             }
             if let Some(duplicates) = duplicates
-                && duplicates.is_duplicate(&message_id(&event), &parameters.source_job_run_id)?
+                && duplicates.is_duplicate(duplicates.key(&message_id(&event), &parameters.source_job_run_id))
             {
                 counts.duplicates += 1;
                 continue;
@@ -179,6 +258,19 @@ impl<'a> Pipeline<'a> {
         }
         Ok(())
     }
+}
+
+/// The routes of a source, made when it is met first.
+fn source_of<'s>(
+    sources: &'s mut Sources,
+    id: &str,
+    snapshot: &Snapshot,
+    settings: &Settings,
+) -> Option<&'s SourceRoutes> {
+    if !sources.contains_key(id) {
+        sources.insert(id.to_owned(), SourceRoutes::of(id, snapshot, settings));
+    }
+    sources.get(id)?.as_ref()
 }
 
 /// What went wrong for one destination.

@@ -224,6 +224,23 @@ async fn a_large_read_is_split_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_outputs_are_large_ends_early_and_keeps_the_order() {
+    let mut settings = settings();
+    settings.processor.payload_limit = 1 << 30;
+    let kit = Kit::new(settings);
+    let ids: Vec<String> = (0..30).map(|number| format!("m{number}")).collect();
+    for id in &ids {
+        let mut tx = Tx::new(Durability::Durable);
+        let event = json!({ "type": "track", "userId": "user", "messageId": id, "text": "x".repeat(2 << 20) });
+        let payload =
+            json!({ "batch": [event], "requestIP": "", "writeKey": "wk", "receivedAt": "2025-03-10T12:00:00.000Z" });
+        kit.append(&mut tx, "src1", "user", &json!({ "source_id": "src1" }).to_string(), &payload.to_string());
+        kit.jobs.commit(tx).await.unwrap();
+    }
+    assert_eq!(message_ids(&kit.process(30, 0).await), ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_waits_for_a_configuration_and_stops_when_told() {
     let kit = Kit::new(settings());
     let (sender, receiver) = tokio::sync::watch::channel(None);

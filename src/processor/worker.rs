@@ -5,24 +5,33 @@
 //! and read again. A read takes one of a few slots and keeps it until its batch is stored, which bounds the
 //! memory of all workers together.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::dedup::InFlight;
 use super::duplicates::Duplicates;
-use super::events::{self, Counts};
+use super::events::{self, Counts, Meters};
 use super::handover::{Handover, MessageIds};
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Sources};
 use super::{Deps, ProcessorError};
 use crate::backend_config::Snapshot;
+use crate::clock::Clock;
 use crate::event::time::Moment;
-use crate::jobsdb::{EncodedJob, Gate, JobsDb, JobsDbError, Lease, Limits, NewJob, Page, Queue, Select};
+use crate::jobsdb::{EncodedJob, Gate, JobsDb, JobsDbError, Lease, Limits, NewJob, Queue, Select};
 use crate::settings::Settings;
 
+/// A page ends when what came of it is larger than this; its other jobs are read again, next.
+const MOST_OUTPUT_BYTES: u64 = 32 << 20;
+/// While few jobs come at a time, reads begin at least this far apart: a read costs the same for one job and for
+/// fifty, and nobody notices the wait.
+const BETWEEN_SMALL_READS: Duration = Duration::from_millis(2);
+/// Reads of this many jobs are small. A single job is never kept waiting.
+const SMALL_READ: std::ops::Range<usize> = 2..128;
 /// First pause after a failure; it doubles up to `Processor.maxLoopSleep`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,6 +48,8 @@ pub(super) struct Shared {
 struct Batch {
     handover: Handover,
     counts: Counts,
+    /// Jobs that were read.
+    jobs: usize,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -52,7 +63,9 @@ enum Look {
 
 /// Works for one source until it has had nothing to do for a while, or until stopped.
 pub(super) async fn work(shared: Arc<Shared>, source_id: String, stop: CancellationToken) {
-    let worker = Worker { select: Select::source(&source_id), shared, source_id, stop };
+    let select = Select::source(&source_id);
+    let meters = Arc::new(Meters::new(&source_id));
+    let worker = Worker { select, meters, known: Arc::default(), shared, source_id, stop };
     worker.run().await;
 }
 
@@ -60,6 +73,8 @@ struct Worker {
     shared: Arc<Shared>,
     source_id: String,
     select: Select,
+    meters: Arc<Meters>,
+    known: Arc<Mutex<KnownSources>>,
     stop: CancellationToken,
 }
 
@@ -70,8 +85,19 @@ impl Worker {
         let mut waiting: Option<Box<Batch>> = None;
         let mut pause = FIRST_PAUSE;
         let mut was_idle = false;
+        let mut was_small = false;
+        let mut began = Instant::now();
         loop {
-            let (stored, look) = tokio::join!(self.store(waiting.take()), self.look());
+            // Before the next read only: what was read is stored at once.
+            let wait = if was_small { BETWEEN_SMALL_READS.saturating_sub(began.elapsed()) } else { Duration::ZERO };
+            let (stored, look) = tokio::join!(self.store(waiting.take()), async {
+                if !wait.is_zero() {
+                    self.rest(wait).await;
+                }
+                began = Instant::now();
+                self.look().await
+            });
+            was_small = matches!(&look, Ok(Look::Batch(batch)) if SMALL_READ.contains(&batch.jobs));
             let is_well = match (stored, look) {
                 (Ok(()), Ok(Look::Batch(batch))) => {
                     waiting = Some(batch);
@@ -125,7 +151,7 @@ impl Worker {
     /// Stores a batch, part by part. What was not stored is given back.
     async fn store(&self, batch: Option<Box<Batch>>) -> Result<(), JobsDbError> {
         let Some(batch) = batch else { return Ok(()) };
-        let Batch { handover, counts, _slot } = *batch;
+        let Batch { handover, counts, jobs: _, _slot } = *batch;
         let started = Instant::now();
         let mut parts = handover.into_parts();
         while let Some(mut part) = parts.next() {
@@ -138,8 +164,8 @@ impl Worker {
                 return Err(error);
             }
         }
-        events::stored(&self.source_id, started.elapsed());
-        counts.publish(&self.source_id, self.shared.deps.clock.now_ms());
+        self.meters.stored(started.elapsed());
+        counts.publish(&self.meters, self.shared.deps.clock.now_ms());
         Ok(())
     }
 
@@ -160,31 +186,26 @@ impl Worker {
         let Some(snapshot) = self.shared.deps.config.borrow().clone() else { return Ok(Look::Empty) };
         let most = settings.processor.max_loop_process_events;
         let limits = Limits { jobs: most, events: most as u64, bytes: settings.processor.payload_limit };
-        let started = Instant::now();
-        let page = self.jobs().fetch_async(Queue::Gw, &self.select, limits).await?;
-        events::read(&self.source_id, page.jobs.len(), started.elapsed());
-        if page.jobs.is_empty() {
-            return Ok(Look::Empty);
-        }
-        let leases: Vec<Lease> = page.jobs.iter().map(|job| job.lease).collect();
-        let work = Processing {
+        let read = Read {
             jobs: self.jobs().clone(),
+            select: self.select.clone(),
+            limits,
             in_flight: Arc::clone(&self.shared.in_flight),
             snapshot,
             settings,
-            now: self.shared.deps.clock.now(),
+            clock: self.shared.deps.clock.clone(),
+            meters: Arc::clone(&self.meters),
+            known: Arc::clone(&self.known),
         };
-        let processed = match tokio::task::spawn_blocking(move || work.process(&page)).await {
-            Ok(processed) => processed,
-            Err(lost) => Err(ProcessorError::Lost(lost.to_string())),
+        // One hop to a thread that may block, for the read and for what comes of it.
+        let processed = match tokio::task::spawn_blocking(move || read.perform()).await {
+            Ok(processed) => processed?,
+            Err(lost) => return Err(ProcessorError::Lost(lost.to_string())),
         };
-        match processed {
-            Ok((handover, counts)) => Ok(Look::Batch(Box::new(Batch { handover, counts, _slot: slot }))),
-            Err(error) => {
-                self.jobs().release(&leases);
-                Err(error)
-            }
-        }
+        Ok(match processed {
+            Some((handover, counts, jobs)) => Look::Batch(Box::new(Batch { handover, counts, jobs, _slot: slot })),
+            None => Look::Empty,
+        })
     }
 
     /// Waits until there may be jobs; `false` when the time ran out.
@@ -213,34 +234,94 @@ impl Worker {
     }
 }
 
-/// What the thread that processes a page works with.
-struct Processing {
+/// What a worker knows of sources from earlier reads, as long as snapshot and settings are the same.
+#[derive(Default)]
+struct KnownSources {
+    of: Option<(Arc<Snapshot>, Arc<Settings>)>,
+    sources: Sources,
+}
+
+impl KnownSources {
+    /// Lends the sources to a read.
+    fn take(&mut self, snapshot: &Arc<Snapshot>, settings: &Arc<Settings>) -> Sources {
+        let is_same =
+            self.of.as_ref().is_some_and(|(of, with)| Arc::ptr_eq(of, snapshot) && Arc::ptr_eq(with, settings));
+        if !is_same {
+            self.of = Some((Arc::clone(snapshot), Arc::clone(settings)));
+            self.sources.clear();
+        }
+        std::mem::take(&mut self.sources)
+    }
+}
+
+/// Leases that are given back when this is dropped, also by a panic.
+struct Leased<'a> {
+    jobs: &'a JobsDb,
+    leases: VecDeque<Lease>,
+}
+
+impl Drop for Leased<'_> {
+    fn drop(&mut self) {
+        self.jobs.release(self.leases.make_contiguous());
+    }
+}
+
+/// What the thread that reads and processes works with.
+struct Read {
     jobs: JobsDb,
+    select: Select,
+    limits: Limits,
     in_flight: Arc<InFlight<u128>>,
     snapshot: Arc<Snapshot>,
     settings: Arc<Settings>,
-    now: Timestamp,
+    clock: Clock,
+    meters: Arc<Meters>,
+    known: Arc<Mutex<KnownSources>>,
 }
 
-impl Processing {
-    /// Sends a page through the pipeline and gathers what comes out. Runs on a thread that may block.
-    fn process(&self, page: &Page) -> Result<(Handover, Counts), ProcessorError> {
+impl Read {
+    /// Reads a page, sends it through the pipeline and gathers what comes out; `None` when there is nothing.
+    /// Runs on a thread that may block.
+    fn perform(&self) -> Result<Option<(Handover, Counts, usize)>, ProcessorError> {
+        let started = Instant::now();
+        let page = self.jobs.fetch(Queue::Gw, &self.select, self.limits)?;
+        self.meters.read(page.jobs.len(), started.elapsed());
+        if page.jobs.is_empty() {
+            return Ok(None);
+        }
+        // In the order of the jobs: what is not handed over goes back.
+        let mut leased = Leased { jobs: &self.jobs, leases: page.jobs.iter().map(|job| job.lease).collect() };
         let dedup = &self.settings.processor.dedup;
         let duplicates = dedup.enabled.then(|| Duplicates::new(&self.jobs, &self.in_flight, dedup.window));
+        let now = self.clock.now();
         let window_ms = i64::try_from(dedup.window.as_millis()).unwrap_or(i64::MAX);
-        let expiry_ms = self.now.as_millisecond().saturating_add(window_ms);
+        let expiry_ms = now.as_millisecond().saturating_add(window_ms);
 
-        let now = Moment::utc(self.now).to_text();
-        let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates);
+        let sources = self.known.lock().take(&self.snapshot, &self.settings);
+        let now = Moment::utc(now).to_text();
+        let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates).with_sources(sources);
         let mut handover = Handover::new(self.settings.storage.max_tx_bytes);
         let mut outputs: Vec<(Queue, EncodedJob)> = Vec::new();
+        let mut output_bytes = 0;
+        let mut handed_over = 0;
+        pipeline.look_up(&page.jobs)?;
         for job in &page.jobs {
-            let mut encode = |queue: Queue, new: &NewJob<'_>| outputs.push((queue, self.jobs.encode(queue, new)));
-            pipeline.run(job, &mut encode)?;
+            let encode = |outputs: &mut Vec<(Queue, EncodedJob)>, queue: Queue, new: &NewJob<'_>| {
+                outputs.push((queue, self.jobs.encode(queue, new)));
+            };
+            pipeline.run_guarded(job, &mut outputs, encode, Vec::clear)?;
             let ids = pipeline.duplicates.as_mut().map(|found| MessageIds { claims: found.take_claims(), expiry_ms });
             let bytes = handover.add(job.lease, &mut outputs, ids);
             pipeline.counts.stored_bytes(bytes);
+            handed_over += 1;
+            output_bytes += bytes;
+            if output_bytes > MOST_OUTPUT_BYTES {
+                break;
+            }
         }
-        Ok((handover, pipeline.counts))
+        drop(leased.leases.drain(..handed_over));
+        let (counts, sources) = pipeline.finish();
+        self.known.lock().sources = sources;
+        Ok(Some((handover, counts, handed_over)))
     }
 }

@@ -325,3 +325,23 @@ fn a_panic_fails_one_event_for_one_destination() {
     assert_eq!((failed.stage, failed.status, &*failed.error), ("dest_transformer", 500, "internal error"));
     assert_eq!(isolated(|| Ok(1)).unwrap(), 1);
 }
+
+#[test]
+fn a_panic_outside_of_a_destination_gives_up_its_job_alone() {
+    let snapshot = snapshot(vec![webhook()], |_| {}, Value::Null);
+    let settings = Settings::defaults();
+    let mut pipeline = Pipeline::new(&snapshot, &settings, NOW.to_owned(), None);
+    let mut outputs: Vec<(Queue, Value)> = Vec::new();
+    let emit = |outputs: &mut Vec<(Queue, Value)>, queue: Queue, new: &NewJob<'_>| {
+        outputs.push((queue, serde_json::from_slice(new.parameters).unwrap()));
+        assert!(queue != Queue::Rt || new.user_id != "broken", "a bug");
+    };
+    let mut broken = job(&signup(), json!({}));
+    broken.user_id = "broken".to_owned();
+    pipeline.run_guarded(&broken, &mut outputs, emit, Vec::clear).unwrap();
+    let [(queue, parameters)] = outputs.as_slice() else { panic!("{outputs:?}") };
+    assert_eq!((*queue, &parameters["stage"]), (Queue::ProcError, &json!("processor")));
+    outputs.clear();
+    pipeline.run_guarded(&job(&signup(), json!({})), &mut outputs, emit, Vec::clear).unwrap();
+    assert_eq!(outputs.first().map(|(queue, _)| *queue), Some(Queue::Rt));
+}
