@@ -34,6 +34,9 @@ use crate::settings::Settings;
 
 /// Results on their way to the writer.
 const RESULTS: usize = 2_000;
+/// Least time between two passes that news of the queue ask for: under a steady stream each pass then serves
+/// many jobs, while the first one after a pause is picked at once.
+const PACE: Duration = Duration::from_millis(1);
 /// Rest between a pass and the next one that room or a stored result asks for.
 const SHORT_REST: Duration = Duration::from_millis(2);
 /// Rest after a pass that gave jobs back, before news of the queue counts; those may be our own.
@@ -251,7 +254,7 @@ impl Partition {
                     }
                     () = waker.notified(), if news_count => {
                         news_count = false;
-                        let earliest = began + next.news_after.unwrap_or_default();
+                        let earliest = began + next.news_after.unwrap_or_default().max(PACE);
                         deadline = deadline.min(earliest.max(Instant::now()));
                         timer.as_mut().reset(deadline.into());
                     }

@@ -22,6 +22,10 @@ use super::status_table::{DELIVERED_WITH_WARNING, Verdict};
 use super::worker::Finished;
 use crate::jobsdb::{Durability, JobsDbError, Outcome, Tx};
 
+/// Rest after a small batch: results of a steady stream then share a transaction. Nobody waits for them but the
+/// barrier of a user that failed before.
+const GATHER: Duration = Duration::from_millis(2);
+const SMALL: usize = 200;
 /// Time between two attempts to store results that the store had no room for.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -47,7 +51,11 @@ pub(super) async fn run(
             () = done.cancelled() => return Ok(()),
         }
         batch.sort_by_key(|finished| finished.held.job.id);
+        let is_small = batch.len() < SMALL;
         write(&shared, batch).await?;
+        if is_small && !shared.is_stopping() {
+            tokio::time::sleep(GATHER).await;
+        }
     }
 }
 
