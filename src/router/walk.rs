@@ -23,6 +23,10 @@ const HELD_BYTES: u64 = 256 << 20;
 const HELD_BYTES_EACH: u64 = 4 << 20;
 /// Rest between two passes that look beyond jobs which cannot run, and the longest one when they find nothing.
 pub(super) const DEEP_REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Looking deep takes at most one part in this many of a destination's time, and rests at most this long for it:
+/// what a look costs must not grow with the backlog behind jobs that cannot run.
+const DEEP_SHARE: u32 = 20;
+const LONGEST_DEEP_REST: Duration = Duration::from_secs(5);
 /// Least jobs of a query that follows one which gave most of its jobs back.
 pub(super) const SMALLEST_PAGE: usize = 64;
 /// Most jobs of one query, so that decisions never hold up the workers for long.
@@ -92,6 +96,7 @@ impl Partition {
         let is_deep = Instant::now() >= self.next_deep;
         let queries = if is_deep { plan.settings.max_queries } else { 1 };
         let mut reserved_at_first = 0;
+        let mut deep_began = Instant::now();
         for query in 0..queries {
             let free: usize = if walk.is_probe { usize::from(walk.reserved == 0) } else { slots.iter().sum() };
             let held = self.shared.held_bytes.load(Ordering::Relaxed).saturating_add(walk.discarded_bytes);
@@ -112,10 +117,12 @@ impl Partition {
             let discarded = walk.discarded.len() - discarded_before;
             if query == 0 {
                 reserved_at_first = walk.reserved;
+                deep_began = Instant::now();
             } else {
                 let found = walk.reserved > reserved_at_first;
                 self.deep_rest = if found { DEEP_REST.0 } else { (self.deep_rest * 2).min(DEEP_REST.1) };
-                self.next_deep = Instant::now() + self.deep_rest;
+                let spent = deep_began.elapsed();
+                self.next_deep = Instant::now() + self.deep_rest.max((spent * DEEP_SHARE).min(LONGEST_DEEP_REST));
             }
             let tolerated = fetched.saturating_mul(plan.settings.discarded_tolerance_percent) / 100;
             if !page.limits_reached || discarded <= tolerated {
