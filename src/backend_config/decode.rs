@@ -148,6 +148,7 @@ fn source(value: Value) -> Source {
         definition: SourceDefinition {
             id: text(&mut definition, "id"),
             name: text(&mut definition, "name"),
+            display_name: text(&mut definition, "displayName"),
             category: text(&mut definition, "category"),
             kind: text(&mut definition, "type"),
             options: definition.remove("options").unwrap_or_default(),
@@ -156,6 +157,7 @@ fn source(value: Value) -> Source {
         transient: flag(&mut map, "transient"),
         geo_enrichment: flag(&mut object(map.remove("geoEnrichment").unwrap_or_default()), "enabled"),
         tracking_plan: map.remove("dgSourceTrackingPlanConfig"),
+        updated_at: text(&mut map, "updatedAt"),
     }
 }
 
@@ -188,6 +190,7 @@ fn destination(value: Value) -> Destination {
             config: object(definition.remove("config").unwrap_or_default()),
         },
         has_dynamic_config: config.values().any(has_template),
+        updated_at: text(&mut map, "updatedAt"),
         config,
     }
 }

@@ -65,6 +65,8 @@ pub struct Source {
     pub geo_enrichment: bool,
     /// `dgSourceTrackingPlanConfig`, as written.
     pub tracking_plan: Option<Value>,
+    /// When it was last changed, as written, possibly empty.
+    pub updated_at: String,
 }
 
 /// What kind of source it is.
@@ -74,6 +76,8 @@ pub struct SourceDefinition {
     pub id: String,
     /// Its name (`Javascript`, `webhook`).
     pub name: String,
+    /// Its name as people read it, possibly empty.
+    pub display_name: String,
     /// `""` for event streams, `webhook`, `cloud`, `warehouse`, ...
     pub category: String,
     /// `web`, `android`, `cloud`, ...
@@ -107,6 +111,8 @@ pub struct Destination {
     pub definition: DestinationDefinition,
     /// Whether its config holds a `{{ path || fallback }}` template.
     pub has_dynamic_config: bool,
+    /// When it was last changed, as written, possibly empty.
+    pub updated_at: String,
 }
 
 /// The type of a destination.

@@ -84,7 +84,14 @@ const SOURCE: Shape = Object(&[
     ("config", Free),
     (
         "sourceDefinition",
-        Object(&[("id", Text), ("name", Text), ("category", Text), ("type", Text), ("options", Free)]),
+        Object(&[
+            ("id", Text),
+            ("name", Text),
+            ("displayName", Text),
+            ("category", Text),
+            ("type", Text),
+            ("options", Free),
+        ]),
     ),
     ("destinations", List(&DESTINATION)),
     (
@@ -101,6 +108,7 @@ const SOURCE: Shape = Object(&[
     ("transient", Flag),
     ("geoEnrichment", Object(&[("enabled", Flag)])),
     ("internalSecret", Any),
+    ("updatedAt", Text),
 ]);
 
 const DESTINATION: Shape = Object(&[
@@ -115,6 +123,7 @@ const DESTINATION: Shape = Object(&[
     ("transformations", List(&Object(&[("id", Text), ("versionId", Text), ("config", Free), ("language", Text)]))),
     ("destinationDefinition", Object(&[("id", Text), ("name", Text), ("displayName", Text), ("config", Free)])),
     ("version", Integer),
+    ("updatedAt", Text),
 ]);
 
 /// A value of the wrong type.

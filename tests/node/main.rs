@@ -25,6 +25,7 @@ mod data_directory;
 mod disk_full;
 mod end_to_end;
 mod isolation;
+mod job_runs;
 mod order;
 mod restart;
 mod sdk;
