@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use super::flags::SettingsFlags;
 use super::output;
-use crate::admin::reachable;
+use crate::gateway::reachable;
 use crate::backend_config::Source;
 use crate::node::{self, Started};
 

@@ -40,6 +40,7 @@ pub(super) enum Refusal {
     Unavailable,
     TooManyRequests,
     NoDatabase,
+    RateLimited { retry_after: u8 },
 }
 
 impl Refusal {
@@ -78,6 +79,7 @@ impl Refusal {
             Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "service unavailable"),
             Refusal::TooManyRequests => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
             Refusal::NoDatabase => (StatusCode::SERVICE_UNAVAILABLE, "Cannot connect to db"),
+            Refusal::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "max requests limit reached"),
         }
     }
 
@@ -96,6 +98,9 @@ impl Refusal {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        if let Refusal::RateLimited { retry_after } = self {
+            headers.insert(RETRY_AFTER, HeaderValue::from(u16::from(retry_after)));
         }
         answer
     }

@@ -81,7 +81,7 @@ fn run_with(
         destination_id: "",
         received_at: NOW,
     };
-    let prepared = prepare(&context, rules, body)?;
+    let prepared = prepare(&context, rules, &Admission::default(), body)?;
     let mut jobs = Vec::new();
     prepared.each_job(|job| {
         let text = String::from_utf8(job.payload.concat()).unwrap();

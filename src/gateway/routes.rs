@@ -75,6 +75,10 @@ pub(super) enum Route {
     Pixel(Call),
     /// Messages that another ingestion tier has checked.
     InternalBatch,
+    /// Users are suppressed, or no longer.
+    ChangeSuppressions,
+    /// Whether a user is suppressed.
+    TellSuppressions,
     Health,
     Version,
     Robots,
@@ -145,6 +149,8 @@ pub(super) const INTERNAL_TABLE: &[Entry] = &[
     post("/internal/v1/retl", Route::Events(Call::Retl, Identification::SourceId), "Events of a reverse-ETL run."),
     post("/internal/v1/replay", Route::Events(Call::Replay, Identification::ReplaySourceId), "Events sent again."),
     post("/internal/v1/batch", Route::InternalBatch, "Messages checked elsewhere."),
+    post("/internal/v1/suppressions", Route::ChangeSuppressions, "Users whose events are not taken."),
+    get("/internal/v1/suppressions", Route::TellSuppressions, "Whether a user's events are not taken."),
 ];
 
 /// What the table says about a request.

@@ -42,7 +42,7 @@ use crate::settings::{Live, Loaded, Profile, Settings, Sources};
 use crate::storage::{Storage, StorageError};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Logs, LogsError};
-use crate::{batch_router, router};
+use crate::{batch_router, gateway, router};
 
 use components::Parts;
 use reload::Reloader;
@@ -77,6 +77,9 @@ pub enum NodeError {
     /// The ingest port cannot be opened.
     #[error("cannot open the ingest port: {0}")]
     Listen(String),
+    /// The ingest port cannot be opened as the settings say.
+    #[error("cannot open the ingest port: {0}")]
+    ListenerSettings(String),
     /// A file of the data directory cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     File {
@@ -99,6 +102,7 @@ impl NodeError {
         match self {
             NodeError::Store(error) if error.needs_human() => 78,
             NodeError::Admin(error) if error.needs_human() => 78,
+            NodeError::ListenerSettings(_) => 78,
             NodeError::Configuration(StartError::TokenIsSet { .. }) | NodeError::Logs(LogsError::Journal(_)) => 78,
             NodeError::Configuration(_) | NodeError::Store(_) | NodeError::StoreFailed(_) => 75,
             NodeError::Runtime(_)
@@ -133,6 +137,8 @@ pub struct Started {
 /// # Errors
 /// See [`NodeError`].
 pub fn run(sources: Sources, loaded: Loaded, on_started: impl FnOnce(&Started)) -> Result<(), NodeError> {
+    // Before there is another thread: it ends the environment variables that announce the sockets.
+    let inherited = gateway::Inherited::take().map_err(|problem| NodeError::Listen(problem.to_string()))?;
     let warnings = process::prepare();
     let logs = logs::init(&loaded.settings.log)?;
     process::tell(&warnings);
@@ -140,7 +146,7 @@ pub fn run(sources: Sources, loaded: Loaded, on_started: impl FnOnce(&Started)) 
         warn!("{warning}");
     }
     let runtime = build_runtime(&loaded.settings)?;
-    let ended = runtime.block_on(live(sources, loaded, logs, on_started));
+    let ended = runtime.block_on(live(sources, loaded, logs, inherited, on_started));
     runtime.shutdown_background();
     ended
 }
@@ -167,6 +173,7 @@ async fn live(
     sources: Sources,
     loaded: Loaded,
     logs: Logs,
+    inherited: gateway::Inherited,
     on_started: impl FnOnce(&Started),
 ) -> Result<(), NodeError> {
     let stop = signals::stop_signal().map_err(NodeError::Runtime)?;
@@ -208,6 +215,9 @@ async fn live(
         router_board: Arc::new(router::Board::default()),
         batch_board: Arc::new(batch_router::Board::default()),
         gateway_addresses: Arc::new(OnceLock::new()),
+        inherited,
+        own_port: gateway::OwnPort::default(),
+        internal: gateway::InternalApi::default(),
     };
     let (reloads, mut reload_requests) = mpsc::channel(1);
     let drain_bound = live.load().gateway.graceful_shutdown_timeout;
@@ -270,6 +280,8 @@ async fn serve(
         router_board: Arc::clone(&parts.router_board),
         batch_board: Arc::clone(&parts.batch_board),
         gateway_addresses: Arc::clone(&parts.gateway_addresses),
+        own_port: parts.own_port.clone(),
+        internal: parts.internal.clone(),
         reloads,
     };
     running.keep(Step::Admin, Supervised::start(components::admin(admin_deps, admin_listeners), watch.clone()));
@@ -302,9 +314,12 @@ async fn serve(
         .map_err(|source| NodeError::File { path: parts.data_dir.join("tmp/addresses.json"), source })?;
     let probing = CancellationToken::new();
     let _stop_probing = probing.clone().drop_guard();
-    if let Some(&first) = gateway.first() {
-        tokio::spawn(progress::watch(parts.jobs.clone(), first, Arc::clone(&running.vitals), probing));
-    }
+    tokio::spawn(progress::watch(
+        parts.jobs.clone(),
+        parts.own_port.clone(),
+        Arc::clone(&running.vitals),
+        probing,
+    ));
     let summary = format!("accepting events on {}", list(&gateway));
     running.vitals.enter(Phase::Running);
     systemd::ready(&summary);
@@ -475,6 +490,7 @@ mod tests {
             (NodeError::Admin(AdminError::NotLoopback { address: "0.0.0.0:1".parse().unwrap() }), 78),
             (NodeError::Admin(AdminError::SocketInUse { path: PathBuf::from("/s") }), 1),
             (NodeError::Listen("in use".to_owned()), 1),
+            (NodeError::ListenerSettings("no key".to_owned()), 78),
             (NodeError::StopTooLong, 1),
         ] {
             assert_eq!(error.exit_code(), code, "{error}");
