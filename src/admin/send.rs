@@ -122,12 +122,7 @@ fn choose(deps: &Deps, wanted: Option<&str>) -> Result<Arc<Source>, SendError> {
     })
 }
 
-async fn post(
-    own_port: &OwnPort,
-    kind: &str,
-    write_key: &str,
-    text: String,
-) -> Result<(u16, String), SendError> {
+async fn post(own_port: &OwnPort, kind: &str, write_key: &str, text: String) -> Result<(u16, String), SendError> {
     let stream = own_port.connect().await.map_err(|error| match error.kind() {
         ErrorKind::NotConnected => SendError::NotOpen,
         _ => SendError::Wire(error.to_string()),

@@ -34,8 +34,7 @@ impl InternalApi {
             return Refusal::Unavailable.answer();
         };
         let timeouts = Timeouts::of(&shared.live.load().gateway);
-        let connection =
-            Connection::new(IpAddr::V4(Ipv4Addr::LOCALHOST), timeouts, Arc::clone(&shared.budget));
+        let connection = Connection::new(IpAddr::V4(Ipv4Addr::LOCALHOST), timeouts, Arc::clone(&shared.budget));
         connection.request_begins();
         let (parts, incoming) = request.into_parts();
         let mut body = RequestBody::new(incoming);

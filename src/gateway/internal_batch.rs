@@ -171,9 +171,11 @@ async fn suppressed(shared: &Shared, messages: &[Checked<'_>]) -> Result<Option<
     for ((workspace, source), users) in suspects {
         let confirmed = Suppressions::confirm(&shared.jobs, &workspace, &source, users).await;
         let confirmed = confirmed.map_err(|error| ingest::refusal_of(&error))?;
-        found.extend(
-            confirmed.into_iter().map(|user| Person { workspace: workspace.clone(), source: source.clone(), user }),
-        );
+        found.extend(confirmed.into_iter().map(|user| Person {
+            workspace: workspace.clone(),
+            source: source.clone(),
+            user,
+        }));
     }
     Ok(Some(found))
 }

@@ -114,7 +114,9 @@ async fn accept(socket: Socket, tls: Option<Arc<Tls>>, shared: Arc<Shared>) {
     loop {
         shared.connections.room().await;
         let accepted = match &socket {
-            Socket::Tcp(socket) => socket.accept().await.map(|(stream, peer)| open(stream, peer.ip(), tls.as_ref(), &shared)),
+            Socket::Tcp(socket) => {
+                socket.accept().await.map(|(stream, peer)| open(stream, peer.ip(), tls.as_ref(), &shared))
+            }
             Socket::Unix(socket) => socket.accept().await.map(|(stream, _)| {
                 if let Some((connection, place)) = admit(UNIX_PEER, &shared) {
                     tokio::spawn(server::run(stream, Arc::clone(&shared), connection, place));

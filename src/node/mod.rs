@@ -120,6 +120,8 @@ impl NodeError {
 pub struct Started {
     /// The addresses of the ingest port.
     pub gateway: Vec<SocketAddr>,
+    /// Whether these speak TLS.
+    pub is_tls: bool,
     /// The address of the admin API, when it listens on TCP.
     pub admin: Option<SocketAddr>,
     /// The path of the admin socket.
@@ -307,6 +309,7 @@ async fn serve(
         switched_off(watch, "router", "enableRouter is false; events wait for delivery");
     }
     let listeners = components::open_ingest_port(parts).await?;
+    let is_tls = listeners.is_tls();
     running.keep(Step::Gateway, Supervised::start(components::gateway(parts, listeners), watch.clone()));
 
     let gateway = parts.gateway_addresses.get().cloned().unwrap_or_default();
@@ -314,18 +317,14 @@ async fn serve(
         .map_err(|source| NodeError::File { path: parts.data_dir.join("tmp/addresses.json"), source })?;
     let probing = CancellationToken::new();
     let _stop_probing = probing.clone().drop_guard();
-    tokio::spawn(progress::watch(
-        parts.jobs.clone(),
-        parts.own_port.clone(),
-        Arc::clone(&running.vitals),
-        probing,
-    ));
+    tokio::spawn(progress::watch(parts.jobs.clone(), parts.own_port.clone(), Arc::clone(&running.vitals), probing));
     let summary = format!("accepting events on {}", list(&gateway));
     running.vitals.enter(Phase::Running);
     systemd::ready(&summary);
     info!(gateway = %list(&gateway), admin_socket = %admin_socket.display(), "accepting events");
     on_started(&Started {
         gateway,
+        is_tls,
         admin: admin_address,
         admin_socket,
         data_dir: parts.data_dir.clone(),

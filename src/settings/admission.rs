@@ -51,7 +51,12 @@ pub(super) const KEYS: &[Key] = &[
     .also(&["BackendConfig.Regulations.pollIntervalInS"])
     .hot(),
     Key::new("BackendConfig.Regulations.pageSize", Kind::Int, "5000", "Most entries of one page of that list."),
-    Key::new("HttpClient.suppressUser.timeout", Kind::Duration(Unit::Second), "30s", "Longest time of one such request."),
+    Key::new(
+        "HttpClient.suppressUser.timeout",
+        Kind::Duration(Unit::Second),
+        "30s",
+        "Longest time of one such request.",
+    ),
 ];
 
 /// Shortest interval between two requests for news of suppressed users.

@@ -17,7 +17,12 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "Certificate chain (PEM) of the ingest listener; with keyFile, every TCP address speaks TLS only.",
     ),
-    Key::new("Gateway.tls.keyFile", Kind::Text, "", "Private key (PEM) of the ingest listener; no other user may read it."),
+    Key::new(
+        "Gateway.tls.keyFile",
+        Kind::Text,
+        "",
+        "Private key (PEM) of the ingest listener; no other user may read it.",
+    ),
     Key::new(
         "Gateway.tls.handshakeTimeout",
         Kind::Duration(Unit::Second),

@@ -188,5 +188,3 @@ fn parts(key: &[u8]) -> Option<(&str, &str, &str)> {
     let (workspace, user, source) = (parts.next()?, parts.next()?, parts.next()?);
     Some((workspace, user, source)).filter(|_| !workspace.is_empty())
 }
-
-

@@ -61,7 +61,8 @@ pub(in crate::gateway) async fn tell(shared: &Shared, client: &Client<'_>) -> An
         query_parameters(query).find(|(name, _)| name == wanted).map(|(_, value)| value).unwrap_or_default()
     };
     let user = identity::clean(&parameter("userId")).into_owned();
-    let workspace = Some(parameter("workspaceId")).filter(|id| !id.is_empty()).unwrap_or_else(|| only_workspace(shared));
+    let workspace =
+        Some(parameter("workspaceId")).filter(|id| !id.is_empty()).unwrap_or_else(|| only_workspace(shared));
     if user.is_empty() || workspace.is_empty() || user.contains('\0') || workspace.contains('\0') {
         return Refusal::InvalidJson.answer();
     }
