@@ -79,6 +79,8 @@ struct Group {
     refusal: Option<Refusal>,
     /// Its events, suppressed ones included.
     count: u64,
+    /// Of those, the events of suppressed users.
+    suppressed: u64,
     bytes: u64,
     /// It holds an audience list, for which there is no size limit.
     has_audience: bool,
@@ -222,6 +224,7 @@ impl<'a> Collector<'a, '_> {
             Verdict::MayBeSuppressed => self.suspects.push(user.clone().into_owned()),
             Verdict::Suppressed => {
                 self.suppressed += 1;
+                group.suppressed += 1;
                 return;
             }
         }
@@ -258,7 +261,10 @@ impl<'a> Collector<'a, '_> {
         let limiter =
             self.admission.limiter.filter(|_| !undecided && !(self.names_run && self.admission.job_runs_exempt));
         let limit = |group: &Group| limiter.map_or(Ok(()), |limiter| limiter.take(group.count));
-        let too_large = |group: &Group, bytes: u64| bytes > self.rules.max_req_bytes && !group.has_audience;
+        let too_large = |group: &Group, bytes: u64| {
+            let is_left = group.suppressed == 0 || group.suppressed < group.count;
+            !undecided && is_left && bytes > self.rules.max_req_bytes && !group.has_audience
+        };
         let mut refusal = None;
         if self.context.call == Call::Import {
             for group in &mut self.groups {
@@ -276,12 +282,11 @@ impl<'a> Collector<'a, '_> {
                 return Err(refusal);
             }
             limit(group)?;
-            let all_suppressed = self.suppressed > 0 && self.suppressed == group.count;
-            if !all_suppressed && too_large(group, self.body.len() as u64) {
+            if too_large(group, self.body.len() as u64) {
                 return Err(Refusal::TooLarge);
             }
         }
-        if self.expanded > self.rules.max_expanded_bytes {
+        if !undecided && self.expanded > self.rules.max_expanded_bytes {
             return Err(Refusal::TooLarge);
         }
         if self.count == 0 && self.context.call != Call::Import {
