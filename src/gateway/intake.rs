@@ -258,8 +258,8 @@ impl<'a> Collector<'a, '_> {
 
     fn finish(mut self, header_part: Cow<'a, str>) -> Result<Prepared<'a>, Refusal> {
         let undecided = !self.suspects.is_empty();
-        let limiter =
-            self.admission.limiter.filter(|_| !undecided && !(self.names_run && self.admission.job_runs_exempt));
+        let is_exempt = undecided || (self.names_run && self.admission.job_runs_exempt);
+        let limiter = self.admission.limiter.filter(|_| !is_exempt);
         let limit = |group: &Group| limiter.map_or(Ok(()), |limiter| limiter.take(group.count));
         let too_large = |group: &Group, bytes: u64| {
             let is_left = group.suppressed == 0 || group.suppressed < group.count;

@@ -115,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedSocket<S> {
         match Pin::new(&mut self.stream).poll_flush(context) {
             // Only a stream with a buffer of its own, TLS, has anything to wait for.
             Poll::Pending => self.poll_stalled(context).map(Err),
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         }
     }
 

@@ -102,8 +102,9 @@ impl NodeError {
         match self {
             NodeError::Store(error) if error.needs_human() => 78,
             NodeError::Admin(error) if error.needs_human() => 78,
-            NodeError::ListenerSettings(_) => 78,
-            NodeError::Configuration(StartError::TokenIsSet { .. }) | NodeError::Logs(LogsError::Journal(_)) => 78,
+            NodeError::ListenerSettings(_)
+            | NodeError::Configuration(StartError::TokenIsSet { .. })
+            | NodeError::Logs(LogsError::Journal(_)) => 78,
             NodeError::Configuration(_) | NodeError::Store(_) | NodeError::StoreFailed(_) => 75,
             NodeError::Runtime(_)
             | NodeError::Logs(_)

@@ -49,7 +49,7 @@ fn framing_that_others_read_differently_is_refused_and_the_connection_ends() {
     let chunked = format!("{:x}\r\n{EVENT}\r\n0\r\n\r\n", EVENT.len());
     let smuggled = "0\r\n\r\nGET /version HTTP/1.1\r\nhost: x\r\n\r\n";
     let get = |more: &str| format!("GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}\r\n");
-    let headers = |count: usize| (0..count).map(|n| format!("a{n}: b\r\n")).collect::<String>();
+    let headers = |count: usize| "a: b\r\n".repeat(count);
     let cases: &[(&str, String, &[&str])] = &[
         ("cl-te", post("content-length: 6\r\ntransfer-encoding: chunked\r\n", smuggled), &["400"]),
         ("te-cl", post("transfer-encoding: chunked\r\ncontent-length: 6\r\n", smuggled), &["400"]),

@@ -60,13 +60,11 @@ impl Screen<'_> {
     pub(super) fn verdict(&self, user: &str) -> Verdict {
         match self {
             _ if user.is_empty() => Verdict::Passes,
-            Screen::Open => Verdict::Passes,
             Screen::Filtered(suppressions, workspace) if suppressions.filter.may_hold(workspace, user) => {
                 Verdict::MayBeSuppressed
             }
-            Screen::Filtered(..) => Verdict::Passes,
             Screen::Known(users) if users.contains(user) => Verdict::Suppressed,
-            Screen::Known(_) => Verdict::Passes,
+            Screen::Open | Screen::Filtered(..) | Screen::Known(_) => Verdict::Passes,
         }
     }
 }
