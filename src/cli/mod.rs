@@ -20,6 +20,7 @@ mod status;
 mod store;
 mod table;
 mod units;
+mod user;
 mod version;
 
 use std::ffi::OsString;
@@ -56,6 +57,9 @@ enum Verb {
     Backup(backup::Args),
     /// Let the running node read its settings and workspace again.
     Reload(reload::Args),
+    /// Take no more events of a user, or take them again
+    #[command(subcommand)]
+    User(user::Verb),
     /// List destinations, hold and resume delivery to them.
     Destination(destination::Args),
     /// Show the settings in force, with the origin of each value.
@@ -97,6 +101,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Store(arguments) => store::run(arguments),
         Verb::Backup(arguments) => backup::run(arguments),
         Verb::Reload(arguments) => reload::run(arguments),
+        Verb::User(verb) => user::run(verb),
         Verb::Destination(arguments) => destination::run(arguments),
         Verb::Config(arguments) => config::run(arguments),
         Verb::Version(arguments) => version::run(&arguments),

@@ -46,6 +46,7 @@ pub(super) enum Refusal {
     NotSupported,
     InvalidPage,
     NoSourceConfig,
+    RateLimited { retry_after: u8 },
 }
 
 impl Refusal {
@@ -91,6 +92,7 @@ impl Refusal {
             // Not the 401 of events: some SDKs give up at once only on 400 (clients.md 5).
             Refusal::NoSourceConfig => (StatusCode::BAD_REQUEST, "invalid write key"),
             Refusal::NoDatabase => (StatusCode::SERVICE_UNAVAILABLE, "Cannot connect to db"),
+            Refusal::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "max requests limit reached"),
         }
     }
 
@@ -109,6 +111,9 @@ impl Refusal {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        if let Refusal::RateLimited { retry_after } = self {
+            headers.insert(RETRY_AFTER, HeaderValue::from(u16::from(retry_after)));
         }
         answer
     }

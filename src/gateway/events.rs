@@ -16,6 +16,8 @@ use super::answer::Refusal;
 use super::directory::SourceEntry;
 use super::intake::Prepared;
 use super::routes::Call;
+use super::suppression::feed::FeedError;
+use super::tls::TlsError;
 use crate::jobsdb::JobsDbError;
 use crate::telemetry::Tally;
 
@@ -27,6 +29,8 @@ const LONGEST_SDK: usize = 64;
 const MOST_CACHED: usize = 4096;
 /// One log line per place and this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often an ending certificate is complained about.
+const EXPIRY_INTERVAL: Duration = Duration::from_hours(24);
 
 /// What a request stored.
 pub(super) struct Accepted {
@@ -147,7 +151,64 @@ pub(super) fn refused(entry: &SourceEntry, call: Call, refusal: Refusal) {
         let (requests, failed) = cached(&mut cache.refused, (entry.serial, call, refusal), make);
         requests.increment(1);
         failed.increment(1);
+        if matches!(refusal, Refusal::RateLimited { .. }) {
+            counter!("gateway.write_key_dropped_requests", labels(entry, call, "")).increment(1);
+        }
     });
+}
+
+/// Events of suppressed users were left out; `whole` when that were all of a request.
+pub(super) fn suppressed(entry: &SourceEntry, call: Call, events: u64, whole: bool) {
+    let labels = labels(entry, call, "");
+    if whole {
+        counter!("gateway.write_key_requests", labels.clone()).increment(1);
+        counter!("gateway.write_key_suppressed_requests", labels.clone()).increment(1);
+    }
+    counter!("gateway.write_key_suppressed_events", labels).increment(events);
+}
+
+/// An internal batch was not throttled.
+pub(super) fn throttle_skipped(reason: &'static str) {
+    counter!("gateway.internal_batch_throttle_skip", "reason" => reason).increment(1);
+}
+
+/// The list of suppressed users was read.
+pub(super) fn suppression_feed_read() {
+    counter!("pintle_suppression_feed_requests", "outcome" => "read").increment(1);
+}
+
+/// The list of suppressed users could not be read; what was read before stays in force.
+pub(super) fn suppression_feed_failed(error: &FeedError) {
+    counter!("pintle_suppression_feed_requests", "outcome" => "failed").increment(1);
+    if at_most_every(&FEED_FAILED, LOG_INTERVAL) {
+        tracing::warn!(%error, "there is no news of suppressed users; what is known stays in force");
+    }
+}
+
+/// A handshake failed, or took too long.
+pub(super) fn handshake_failed() {
+    counter!("pintle_gateway_tls_handshakes_failed").increment(1);
+}
+
+/// A new certificate is in force.
+pub(super) fn certificate_read() {
+    tracing::info!("the certificate of the ingest port was read again and is in force");
+}
+
+/// A new certificate cannot be used; the old one stays in force.
+pub(super) fn certificate_refused(error: &TlsError) {
+    counter!("pintle_gateway_tls_reloads_refused").increment(1);
+    tracing::error!(%error, "the new certificate of the ingest port is refused; the old one stays in force");
+}
+
+/// When the certificate in force ends, and whether that is soon.
+pub(super) fn certificate(not_after_ms: i64, ends_soon: bool) {
+    #[allow(clippy::cast_precision_loss, reason = "times are far below 2^53")]
+    gauge!("pintle_gateway_tls_certificate_end_seconds").set(not_after_ms as f64 / 1000.0);
+    if ends_soon && at_most_every(&ENDS_SOON, EXPIRY_INTERVAL) {
+        let end = jiff::Timestamp::from_millisecond(not_after_ms).map(|end| end.to_string()).unwrap_or_default();
+        tracing::warn!(end, "the certificate of the ingest port has ended or ends within 14 days; renew it");
+    }
 }
 
 /// A request named no source, or none that may send.
@@ -183,6 +244,8 @@ static UNIDENTIFIED: AtomicU64 = AtomicU64::new(0);
 static STORE_FAILED: AtomicU64 = AtomicU64::new(0);
 static ACCEPT_FAILED: AtomicU64 = AtomicU64::new(0);
 static LIMIT_REACHED: AtomicU64 = AtomicU64::new(0);
+static FEED_FAILED: AtomicU64 = AtomicU64::new(0);
+static ENDS_SOON: AtomicU64 = AtomicU64::new(0);
 
 fn reason(refusal: Refusal) -> &'static str {
     match refusal {

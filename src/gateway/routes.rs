@@ -75,6 +75,10 @@ pub(super) enum Route {
     Pixel(Call),
     /// Messages that another ingestion tier has checked.
     InternalBatch,
+    /// Users are suppressed, or no longer.
+    ChangeSuppressions,
+    /// Whether a user is suppressed.
+    TellSuppressions,
     Health,
     Version,
     Robots,
@@ -171,6 +175,8 @@ pub(super) const INTERNAL_TABLE: &[Entry] = &[
     get(FAILED_RECORDS, Route::FailedRecords, "Records of a run that failed."),
     delete(FAILED_RECORDS, Route::ForgetFailedRecords, "Forgets them."),
     Entry { path: DRAIN_RUN, method: "PUT", route: Route::DrainRun, about: "Gives up the pending jobs of a run." },
+    post("/internal/v1/suppressions", Route::ChangeSuppressions, "Users whose events are not taken."),
+    get("/internal/v1/suppressions", Route::TellSuppressions, "Whether a user's events are not taken."),
 ];
 
 /// What the table says about a request.

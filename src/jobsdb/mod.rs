@@ -30,6 +30,7 @@ mod state;
 mod upkeep;
 mod writer;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -315,15 +316,35 @@ impl JobsDb {
     /// # Errors
     /// When the store cannot be read.
     pub fn scan(&self, namespace: Namespace, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JobsDbError> {
+        let mut records = Vec::new();
+        self.visit(namespace, prefix, |key, value| {
+            records.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(records)
+    }
+
+    /// Shows records of another owner whose keys begin with `prefix`, in key order, one by one until `see` has
+    /// enough; for namespaces that may be larger than memory. Blocks on the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn visit(
+        &self,
+        namespace: Namespace,
+        prefix: &[u8],
+        mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), JobsDbError> {
         let mut from = vec![namespace as u8];
         from.extend_from_slice(prefix);
         let to = [from.as_slice(), &[0xff; 64]].concat();
         let mut scan = self.0.shared.storage.scan(Family::Records, &from, &to).map_err(failed)?;
-        let mut records = Vec::new();
         while let Some((key, value)) = scan.next_entry().map_err(failed)? {
-            records.push((key.get(1..).unwrap_or_default().to_vec(), value.to_vec()));
+            if see(key.get(1..).unwrap_or_default(), value).is_break() {
+                break;
+            }
         }
-        Ok(records)
+        Ok(())
     }
 
     /// Journal records of the queue. Blocks on the store.

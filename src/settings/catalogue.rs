@@ -84,10 +84,12 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
     [
         GENERAL,
         super::admin::KEYS,
+        super::admission::KEYS,
         super::backend_config::KEYS,
         super::batch_router::KEYS,
         super::gateway::KEYS,
         super::jobsdb::KEYS,
+        super::listener::KEYS,
         super::log::KEYS,
         super::processor::KEYS,
         super::router::KEYS,

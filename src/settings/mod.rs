@@ -18,11 +18,13 @@ mod no_effect;
 mod raw;
 
 mod admin;
+mod admission;
 mod backend_config;
 mod batch_router;
 mod flag;
 mod gateway;
 mod jobsdb;
+mod listener;
 mod log;
 mod processor;
 mod router;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub use admin::AdminSettings;
+pub use admission::{AdmissionSettings, RateLimit, SuppressionFeed};
 pub use backend_config::BackendConfigSettings;
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
@@ -43,6 +46,7 @@ pub use elsewhere::{Elsewhere, ElsewhereError, VARIABLE_PREFIX};
 pub use flag::Flag;
 pub use gateway::GatewaySettings;
 pub use jobsdb::{JobsDbSettings, QueueSettings};
+pub use listener::{ListenerSettings, TlsFiles};
 pub use load::{Loaded, Sources, load};
 pub use log::{LogFormat, LogLevel, LogSettings};
 pub use processor::ProcessorSettings;
@@ -58,6 +62,10 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The ingest listener and its limits.
     pub gateway: GatewaySettings,
+    /// How the ingest listener is reached.
+    pub listener: ListenerSettings,
+    /// Who may send how much.
+    pub admission: AdmissionSettings,
     /// The admin listener.
     pub admin: AdminSettings,
     /// Where the workspace comes from.
@@ -91,6 +99,8 @@ impl Settings {
         let settings = Settings {
             data_dir: PathBuf::from(reader.text("dataDir")),
             gateway: GatewaySettings::read(&reader, storage.profile),
+            listener: ListenerSettings::read(&reader),
+            admission: AdmissionSettings::read(&reader, raw),
             admin: AdminSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),

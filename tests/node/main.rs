@@ -17,6 +17,8 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod abuse_http1;
+mod admission;
 mod backup;
 mod bad_input;
 mod configuration;
@@ -26,6 +28,7 @@ mod disk_full;
 mod end_to_end;
 mod isolation;
 mod job_runs;
+mod listener;
 mod order;
 mod restart;
 mod sdk;
