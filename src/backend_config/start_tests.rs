@@ -1,4 +1,4 @@
-//! Starting with a real store: the embedded default, the last good copy, the refusal of tokens.
+//! Starting with a real store: the embedded default, the last good copy, the copy that serves.
 
 use std::path::Path;
 use std::time::Duration;
@@ -124,24 +124,15 @@ async fn no_copy_is_kept_when_that_is_switched_off() {
     started.end().await;
 }
 
-#[tokio::test]
-async fn a_workspace_token_is_refused_with_what_to_do() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&folder.path().join("workspaceConfig.json"));
-    settings.backend_config.token_is_set = true;
-    let error = Started::new(folder.path(), settings).await.err().unwrap();
-    assert!(error.to_string().contains("BackendConfig.configFromFile"), "{error}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_document_is_seen_from_outside_while_the_node_runs() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("workspace.json");
     let data = folder.path().join("data");
     let started = Started::new(folder.path(), settings(&file)).await.unwrap();
-    assert!(!has_last_good(&data).unwrap(), "the embedded default is none");
+    assert!(!has_last_good(&data, false).unwrap(), "the embedded default is none");
     last_good::keep(&started.jobs, LAST_GOOD, b"{}".to_vec()).await.unwrap();
-    assert!(has_last_good(&data).unwrap());
+    assert!(has_last_good(&data, false).unwrap());
     started.stop.cancel();
-    assert!(has_last_good(folder.path()).is_err(), "there is no store");
+    assert!(has_last_good(folder.path(), false).is_err(), "there is no store");
 }

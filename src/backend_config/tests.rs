@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::code_files::CodeFiles;
+use super::code_files::{CodeFiles, Texts};
 use super::decode::{Decoded, decode};
 use super::secrets::References;
 use super::*;
@@ -273,7 +273,8 @@ impl Followed {
 
     async fn begin(&mut self, last_good: Option<&str>) -> bool {
         let (follower, _) = self.follower.as_mut().unwrap();
-        follower.begin(last_good.map(|text| text.as_bytes().to_vec())).await
+        let kept = |text: &str| Kept { document: text.as_bytes().to_vec(), code: Texts::new() };
+        follower.begin(last_good.map(kept)).await
     }
 
     fn run(&mut self) {
@@ -418,7 +419,8 @@ async fn the_embedded_default_serves_only_without_a_file_and_without_a_demand_fo
     let path = settings.backend_config.path.clone();
     let (config, mut follower, requests) = BackendConfig::prepare(Live::new(settings), Clock::manual(1), None);
     assert!(!follower.begin(None).await);
-    follower.use_stored(default_document().into_bytes(), Mode::Embedded, "the embedded default").await;
+    let kept = Kept { document: default_document().into_bytes(), code: Texts::new() };
+    follower.use_stored(kept, Mode::Embedded, "the embedded default").await;
     assert_eq!(config.state().mode.name(), "EMBEDDED");
     assert!(config.state().last_error.is_none() && !config.state().from_last_good);
     let stop = CancellationToken::new();
