@@ -116,7 +116,10 @@ impl Look {
         let (code, problems) = code_files::read(beside(&self.path), &self.code);
         let (document_hash, code_hash) = (xxhash_rust::xxh3::xxh3_128(&bytes), hash_of(&code));
         let is_same = |known: Known| {
-            known.document == document_hash && known.code == code_hash && !known.depends_on_others && problems.is_empty()
+            known.document == document_hash
+                && known.code == code_hash
+                && !known.depends_on_others
+                && problems.is_empty()
         };
         if self.known.is_some_and(is_same) {
             return Reading::Unchanged;
@@ -140,8 +143,7 @@ pub(super) fn accept(
     let decoded = decode(&bytes, &References { prefix, variable: &variable }, &files)?;
     let depends_on_others =
         decoded.replaced.from_files || !decoded.replaced.unresolved.is_empty() || !problems.is_empty();
-    let known =
-        Known { document: xxhash_rust::xxh3::xxh3_128(&bytes), code: hash_of(&code), depends_on_others };
+    let known = Known { document: xxhash_rust::xxh3::xxh3_128(&bytes), code: hash_of(&code), depends_on_others };
     let mut limits: Vec<String> = decoded.replaced.lines().collect();
     limits.extend(decoded.missing.iter().map(ToString::to_string));
     limits.extend(problems.iter().chain(&files.problems).map(ToString::to_string));

@@ -111,9 +111,8 @@ impl Follower {
         let is_last_good = mode != Mode::Embedded;
         // The embedded default is the node's own text and refers to nothing.
         let prefix = self.settings.load().backend_config.variable_prefix.clone().filter(|_| is_last_good);
-        let accepted = tokio::task::spawn_blocking(move || {
-            file::accept(kept.document, kept.code, Vec::new(), prefix.as_deref())
-        });
+        let accepted =
+            tokio::task::spawn_blocking(move || file::accept(kept.document, kept.code, Vec::new(), prefix.as_deref()));
         match accepted.await {
             Ok(Ok(document)) => {
                 self.put_in_force(document.decoded, document.limits, mode, which);

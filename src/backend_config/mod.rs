@@ -29,6 +29,8 @@ mod secrets;
 mod shape;
 
 #[cfg(test)]
+mod code_tests;
+#[cfg(test)]
 mod start_tests;
 #[cfg(test)]
 mod tests;

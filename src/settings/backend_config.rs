@@ -53,7 +53,12 @@ pub(super) const KEYS: &[Key] = &[
         "Token of a hosted workspace, which is then fetched from CONFIG_BACKEND_URL instead of read from the file.",
     )
     .also(&["CONFIG_BACKEND_TOKEN"]),
-    Key::new("CONFIG_BACKEND_URL", Kind::Text, "https://api.rudderstack.com", "The control plane of a hosted workspace."),
+    Key::new(
+        "CONFIG_BACKEND_URL",
+        Kind::Text,
+        "https://api.rudderstack.com",
+        "The control plane of a hosted workspace.",
+    ),
     Key::new("region", Kind::Text, "", "Region that is asked for along with a hosted workspace; empty = none."),
     Key::new(
         "HttpClient.backendConfig.timeout",
@@ -61,12 +66,7 @@ pub(super) const KEYS: &[Key] = &[
         "30s",
         "Longest time of one request for a hosted workspace.",
     ),
-    Key::new(
-        "BackendConfig.maxBytes",
-        Kind::Bytes(1),
-        "64MiB",
-        "Largest hosted workspace that is accepted, unpacked.",
-    ),
+    Key::new("BackendConfig.maxBytes", Kind::Bytes(1), "64MiB", "Largest hosted workspace that is accepted, unpacked."),
     Key::new("DEPLOYMENT_TYPE", Kind::Text, "DEDICATED", "Accepted for the peer's sake; only DEDICATED is possible."),
 ];
 
