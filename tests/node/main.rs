@@ -24,6 +24,7 @@ mod crash;
 mod data_directory;
 mod disk_full;
 mod end_to_end;
+mod hosted;
 mod isolation;
 mod order;
 mod restart;
