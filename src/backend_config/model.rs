@@ -179,7 +179,7 @@ impl Snapshot {
     /// Builds the look-ups over the workspaces.
     pub fn new(workspaces: Vec<Workspace>, changed_ms: i64) -> Snapshot {
         let scrubber = Arc::new(Scrubber::of(&workspaces));
-        let mut snapshot = Snapshot { changed_ms, scrubber, ..Snapshot::default() };
+        let mut snapshot = Snapshot { scrubber, changed_ms, ..Snapshot::default() };
         for mut workspace in workspaces {
             workspace.sources.sort_by(|a, b| a.id.cmp(&b.id));
             for source in &workspace.sources {
@@ -217,7 +217,7 @@ impl fmt::Debug for Workspace {
             .field("libraries", &self.libraries)
             .field("credentials", &self.credentials)
             .field("tracking_plans", &self.tracking_plans)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

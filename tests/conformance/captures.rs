@@ -2,7 +2,7 @@
 //!
 //! Every request gets the answer that its SDK needs; an event request is also sent with an unknown write key and with
 //! that of a disabled source. What the node archives has to be what was sent, with the documented enrichment
-//! (gateway.md 6.2, processor.md 3.3) and nothing else.
+//! (gateway.md 6.2) and nothing else.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -121,7 +121,7 @@ fn send(client: &mut Client, request: &Value, key: Option<&str>) -> Result<Answe
         let (name, value) = (pair[0].as_str().unwrap_or_default(), pair[1].as_str().unwrap_or_default());
         let is_authorization = name.eq_ignore_ascii_case("authorization");
         let value = key.filter(|_| is_authorization).map_or_else(|| value.to_owned(), basic_auth);
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", &*value, "\r\n"]);
     }
     head.push_str("\r\n");
     let body = STANDARD.decode(text(request, "body_base64")).map_err(|error| error.to_string())?;
@@ -252,28 +252,17 @@ fn differences(sent: &[Sent], stored: Vec<Value>) -> HashMap<usize, String> {
 /// Whether the stored event is the sent one with the documented enrichment.
 fn enriched(sent: &Value, stored: &Value) -> Result<(), String> {
     let (sent, stored) = (members(sent)?, members(stored)?);
-    let time = |event: &Map<String, Value>, key: &str| {
-        event.get(key).and_then(Value::as_str).and_then(|text| text.parse::<Timestamp>().ok())
-    };
-    let received = time(stored, "receivedAt").ok_or("receivedAt is no time")?.as_millisecond();
-    let sent_ms = |key: &str| time(sent, key).map(Timestamp::as_millisecond);
-    let (original, sent_at) = (sent_ms("originalTimestamp").unwrap_or(received), sent_ms("sentAt").unwrap_or(received));
-    for (key, expected) in [
-        ("originalTimestamp", original),
-        ("sentAt", sent_at),
-        ("timestamp", sent_ms("timestamp").unwrap_or(received - (sent_at - original))),
-    ] {
-        if time(stored, key).map(Timestamp::as_millisecond) != Some(expected) {
-            return Err(format!("{key} is {:?}, sent was {:?}", stored.get(key), sent.get(key)));
-        }
+    let text_of = |key: &str| stored.get(key).and_then(Value::as_str).unwrap_or_default();
+    if text_of("receivedAt").parse::<Timestamp>().is_err() {
+        return Err(format!("receivedAt is {:?}", stored.get("receivedAt")));
     }
-    if stored.get("request_ip").and_then(Value::as_str) != Some("127.0.0.1") {
+    if text_of("request_ip") != "127.0.0.1" {
         return Err(format!("request_ip is {:?}", stored.get("request_ip")));
     }
-    if stored.get("rudderId").and_then(Value::as_str).is_none_or(|id| id.len() != 36) {
+    if text_of("rudderId").len() != 36 {
         return Err(format!("rudderId is {:?}", stored.get("rudderId")));
     }
-    let added = ["receivedAt", "originalTimestamp", "sentAt", "timestamp", "request_ip", "rudderId"];
+    let added = ["receivedAt", "request_ip", "rudderId"];
     for key in sent.keys().chain(stored.keys()).filter(|key| !added.contains(&key.as_str())) {
         if !is_same(sent.get(key), stored.get(key)) {
             return Err(format!("{key} is {:?}, sent was {:?}", stored.get(key), sent.get(key)));

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 pub use control_plane::ControlPlane;
 pub use files::messages_below;
-pub use http::{Answer, Client, basic_auth};
+#[allow(unused_imports, reason = "the conformance run names it")]
+pub use http::Answer;
+pub use http::{Client, basic_auth};
 pub use load::{Load, LoadPlan, batch_body, track};
 pub use node::{Node, NodeBuilder, pintle};
 pub use sdk::{Sdk, missing_sdk};

@@ -39,9 +39,8 @@ pub fn missing_sdk(sdk: Sdk) -> Option<String> {
         return Some("PINTLE_TEST_TOOLS is not set; run the tests with `make test`".to_owned());
     };
     let sign = match sdk {
-        Sdk::Python => tools.join("python/bin/python"),
+        Sdk::Python | Sdk::SegmentPython => tools.join("python/bin/python"),
         Sdk::Node => tools.join("node/node_modules/@rudderstack/rudder-sdk-node"),
-        Sdk::SegmentPython => tools.join("python/bin/python"),
         Sdk::SegmentNode => tools.join("node/node_modules/@segment/analytics-node"),
         Sdk::Browser => tools.join("node/node_modules/@rudderstack/analytics-js"),
     };
