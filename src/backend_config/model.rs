@@ -76,6 +76,8 @@ pub struct Source {
     pub geo_enrichment: bool,
     /// What is asked of its events; `None` without a plan id (processor.md 5.1).
     pub tracking_plan: Option<SourceTrackingPlan>,
+    /// When it was last changed, as written, possibly empty.
+    pub updated_at: String,
 }
 
 /// What kind of source it is.
@@ -85,6 +87,8 @@ pub struct SourceDefinition {
     pub id: String,
     /// Its name (`Javascript`, `webhook`).
     pub name: String,
+    /// Its name as people read it, possibly empty.
+    pub display_name: String,
     /// `""` for event streams, `webhook`, `cloud`, `warehouse`, ...
     pub category: String,
     /// `web`, `android`, `cloud`, ...
@@ -122,6 +126,8 @@ pub struct Destination {
     pub delivery_account: Option<Arc<Account>>,
     /// The account that it deletes users with; only for enabled destinations.
     pub delete_account: Option<Arc<Account>>,
+    /// When it was last changed, as written, possibly empty.
+    pub updated_at: String,
 }
 
 /// The type of a destination.

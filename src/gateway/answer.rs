@@ -40,6 +40,12 @@ pub(super) enum Refusal {
     Unavailable,
     TooManyRequests,
     NoDatabase,
+    NoRunId,
+    NoStatus,
+    NotCompleted,
+    NotSupported,
+    InvalidPage,
+    NoSourceConfig,
 }
 
 impl Refusal {
@@ -77,6 +83,13 @@ impl Refusal {
             Refusal::StoreTimeout => (StatusCode::GATEWAY_TIMEOUT, "gateway timeout"),
             Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "service unavailable"),
             Refusal::TooManyRequests => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+            Refusal::NoRunId => (StatusCode::BAD_REQUEST, "job_run_id not found"),
+            Refusal::NoStatus => (StatusCode::NOT_FOUND, "status not found"),
+            Refusal::NotCompleted => (StatusCode::BAD_REQUEST, "source not completed"),
+            Refusal::NotSupported => (StatusCode::BAD_REQUEST, "rsources: operation not supported"),
+            Refusal::InvalidPage => (StatusCode::BAD_REQUEST, "rsources: invalid pagination token"),
+            // Not the 401 of events: some SDKs give up at once only on 400 (clients.md 5).
+            Refusal::NoSourceConfig => (StatusCode::BAD_REQUEST, "invalid write key"),
             Refusal::NoDatabase => (StatusCode::SERVICE_UNAVAILABLE, "Cannot connect to db"),
         }
     }
@@ -122,9 +135,11 @@ pub(super) fn empty(status: StatusCode) -> Answer {
 }
 
 /// The path exists, the method does not.
-pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
+pub(super) fn method_not_allowed(allowed: &str) -> Answer {
     let mut answer = empty(StatusCode::METHOD_NOT_ALLOWED);
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        answer.headers_mut().insert(ALLOW, allowed);
+    }
     answer
 }
 

@@ -22,7 +22,7 @@ use super::server::Shared;
 use super::{events, marks};
 use crate::clock::Clock;
 use crate::event::json;
-use crate::jobsdb::{Durability, JobsDbError, Queue, Tx};
+use crate::jobsdb::{Durability, JobsDbError, Queue, RunStats, Tx};
 use crate::settings::{GatewaySettings, Settings};
 
 /// Longest client address that is believed.
@@ -296,6 +296,9 @@ fn prepare<'s>(
     events::prepared(&prepared, request.body.len());
     let mut tx = Tx::new(Durability::Durable);
     prepared.each_job(|job| tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job)));
+    if let Some(run) = &prepared.run {
+        tx.count_run(run.clone(), RunStats::taken_in(prepared.len() as u64));
+    }
     let accepted = events::Accepted { events: prepared.len() as u64, bots: prepared.bots, sdk: prepared.sdk };
     Ok((Some(Jobs { tx, accepted, _charge: charge }), prepared.refusal))
 }

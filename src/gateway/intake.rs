@@ -17,7 +17,7 @@ use super::marks;
 use super::routes::Call;
 use crate::event::identity;
 use crate::event::json::{self, EventScan, Fields, Kind, Span};
-use crate::jobsdb::NewJob;
+use crate::jobsdb::{NewJob, RunKey};
 
 /// Longest job run or task run id.
 const LONGEST_RUN_ID: usize = 256;
@@ -89,6 +89,8 @@ pub(super) struct Prepared<'a> {
     pub(super) expanded_bytes: u64,
     /// A run id was too long and is not used.
     pub(super) run_id_ignored: bool,
+    /// The counters of the run that the events belong to.
+    pub(super) run: Option<RunKey>,
 }
 
 /// Checks a body and finds its events.
@@ -246,6 +248,7 @@ impl<'a> Collector<'a, '_> {
             sdk: Sdk::default(),
             expanded_bytes: self.expanded,
             run_id_ignored: false,
+            run: None,
         };
         prepared.describe();
         Ok(prepared)
@@ -286,6 +289,7 @@ impl Prepared<'_> {
         let sdk = library.map(|(name, version)| Sdk::of(&name, &version)).unwrap_or_default();
         self.sdk = sdk;
         self.run_id_ignored = job_ignored || task_ignored;
+        self.run = RunKey::new(&job_run_id, &task_run_id, &self.context.entry.source.id, "");
         let mut member = |name: &str, value: &str| {
             self.parameters.extend_from_slice(name.as_bytes());
             json::push_string(&mut self.parameters, value);

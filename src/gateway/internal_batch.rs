@@ -15,7 +15,7 @@ use super::ingest::{self, Client};
 use super::marks;
 use super::server::Shared;
 use crate::event::json;
-use crate::jobsdb::{Durability, NewJob, Queue, Tx};
+use crate::jobsdb::{Durability, NewJob, Queue, RunKey, RunStats, Tx};
 
 /// What a job holds besides the texts of its message, at most.
 const ADDED_BYTES: usize = 600;
@@ -101,6 +101,10 @@ async fn accept(shared: &Shared, client: &Client<'_>, body: &mut RequestBody<Inc
     for message in &messages {
         let with_job = |job: &NewJob<'_>| tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job));
         build(message, &directory, with_job);
+        let of = &message.properties;
+        if let Some(run) = RunKey::new(&of.source_job_run_id, &of.source_task_run_id, &of.source_id, "") {
+            tx.count_run(run, RunStats::taken_in(1));
+        }
     }
     ingest::commit(shared, client.connection, tx, (), Instant::now() + gateway.write_timeout).await
 }

@@ -23,6 +23,7 @@ mod events;
 mod ingest;
 mod intake;
 mod internal_batch;
+mod job_runs;
 mod listener;
 mod marks;
 mod pages;
@@ -30,6 +31,7 @@ mod pixel;
 mod routes;
 mod server;
 mod socket;
+mod source_config;
 
 use std::net::SocketAddr;
 

@@ -27,7 +27,7 @@ use super::connection::{Connection, Connections, Place};
 use super::directory::Directory;
 use super::routes::{self, Found, Route};
 use super::socket::TimedSocket;
-use super::{About, Deps, cors, events, ingest, internal_batch, pages, pixel};
+use super::{About, Deps, cors, events, ingest, internal_batch, job_runs, pages, pixel, source_config};
 use crate::backend_config::Snapshot;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
@@ -227,7 +227,7 @@ async fn route(
 ) -> (&'static str, Answer) {
     let entry = match routes::find(&parts.method, parts.uri.path(), shared.internal) {
         Found::Route(entry) => entry,
-        Found::OtherMethods(allowed) => return ("/redacted", answer::method_not_allowed(allowed)),
+        Found::OtherMethods(allowed) => return ("/redacted", answer::method_not_allowed(&allowed)),
         Found::Nothing => return ("/redacted", Refusal::NotFound.answer()),
     };
     let client = ingest::Client { parts, connection };
@@ -241,6 +241,12 @@ async fn route(
         Route::Docs => pages::docs(),
         Route::ClusterInfo => pages::cluster_info(),
         Route::SegmentSettings => pages::segment_settings(shared, parts),
+        Route::SourceConfig => source_config::answer(shared, parts),
+        Route::JobStatus
+        | Route::ForgetJobStatus
+        | Route::FailedRecords
+        | Route::ForgetFailedRecords
+        | Route::DrainRun => Box::pin(job_runs::answer(shared, entry.route, parts)).await,
     };
     (entry.path, answer)
 }

@@ -13,8 +13,10 @@
 //! `upkeep` give disk back; `open` rebuilds memory from the store.
 
 mod api;
+mod cancelled;
 mod change;
 mod datasets;
+mod dead_letter;
 mod events;
 mod fetch;
 mod keys;
@@ -22,6 +24,8 @@ mod open;
 mod order;
 mod partitions;
 mod record;
+mod run_book;
+mod runs;
 mod state;
 mod upkeep;
 mod writer;
@@ -39,13 +43,18 @@ pub use api::{
     ActivePartition, DatasetInfo, Durability, EncodedJob, Gate, Job, JobState, JobsDbError, JournalRecord, LastStatus,
     Lease, Limits, Namespace, NewJob, Outcome, Page, Partition, Queue, QueueStats, Receipt, Select, Status, Tx,
 };
+pub use cancelled::{CancelError, CancelledRuns};
+pub use dead_letter::DeadLetter;
 pub use open::inspect;
+pub use runs::{FailedRecord, RecordPlace, RunKey, RunOfJob, RunRow, RunStats};
 
 use crate::clock::Clock;
-use crate::settings::{JobsDbSettings, Profile, QueueSettings, Settings, StorageSettings};
+use crate::settings::{JobsDbSettings, Profile, QueueSettings, RunSettings, Settings, StorageSettings};
 use crate::storage::{Family, Storage, StorageError, codec};
+use cancelled::Cancelled;
 use datasets::{DatasetRules, DroppedRange};
 use partitions::Partitions;
+use run_book::RunBook;
 use state::{QueueState, RecentRoom};
 use writer::{Permits, Request, Writer};
 
@@ -93,6 +102,8 @@ struct Shared {
     clock: Clock,
     limits: StorageSettings,
     settings: JobsDbSettings,
+    runs: RunSettings,
+    cancelled: Cancelled,
     partitions: Partitions,
     queues: [QueueState; 5],
     /// Ranges whose rows were deleted and whose files may go after the next flush.
@@ -128,6 +139,8 @@ impl JobsDb {
             clock,
             limits: settings.storage.clone(),
             settings: settings.jobsdb.clone(),
+            runs: settings.runs.clone(),
+            cancelled: Cancelled::default(),
             partitions: Partitions::default(),
             // Jobs of the other queues rest for a while on purpose.
             queues: Queue::ALL.map(|queue| match queue {
@@ -143,8 +156,10 @@ impl JobsDb {
             is_stopping: AtomicBool::new(false),
         });
         let stored_partitions = shared.restore()?;
+        shared.cancelled.restore(&shared.storage)?;
+        let runs = RunBook::restore(&shared.storage, &shared.runs)?;
         shared.watch_disk(&mut upkeep::DiskWatch::new(&shared));
-        let writer = Writer::new(Arc::clone(&shared), stored_partitions);
+        let writer = Writer::new(Arc::clone(&shared), stored_partitions, runs);
         let (stop_due, due_stops) = bounded(1);
         let (stop_upkeep, upkeep_stops) = bounded(1);
         let (stop_slow, slow_stops) = bounded(1);

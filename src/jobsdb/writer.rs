@@ -22,6 +22,8 @@ use super::change::Change;
 use super::datasets::DroppedRange;
 use super::keys::{self, Place};
 use super::record::{self, IndexEntry};
+use super::run_book::RunBook;
+use super::runs::RunOfJob;
 use super::state::{Held, PartState};
 use crate::storage::{Batch, Family, StorageError, codec};
 
@@ -43,6 +45,10 @@ pub(super) enum Request {
     Upkeep { done: crossbeam::channel::Sender<()> },
     /// Forget deduplication keys of the buckets below this one.
     ForgetDedup { before: u32 },
+    /// Forget runs without news since this time.
+    ForgetRuns { before_ms: i64 },
+    /// Remove records of other owners, by their whole keys.
+    ForgetRecords { keys: Vec<Vec<u8>> },
     /// A value that cannot be read.
     Quarantine { lease: Lease, dataset: u32, value: Vec<u8> },
     /// Last request: mark an orderly stop and end.
@@ -94,6 +100,7 @@ pub(super) struct Writer {
     touched_datasets: BTreeSet<(Queue, u32)>,
     touched_queues: BTreeSet<Queue>,
     stored_partitions: BTreeSet<u32>,
+    runs: RunBook,
     /// Partitions met so far, so that a job costs one look-up.
     parts: FxHashMap<(Queue, u32), Arc<PartState>>,
     /// Reused for the bytes of index entries.
@@ -101,7 +108,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(shared: Arc<Shared>, stored_partitions: BTreeSet<u32>) -> Writer {
+    pub fn new(shared: Arc<Shared>, stored_partitions: BTreeSet<u32>, runs: RunBook) -> Writer {
         Writer {
             shared,
             changes: Vec::new(),
@@ -115,6 +122,7 @@ impl Writer {
             touched_datasets: BTreeSet::new(),
             touched_queues: BTreeSet::new(),
             stored_partitions,
+            runs,
             parts: FxHashMap::default(),
             scratch: Vec::with_capacity(64),
         }
@@ -195,6 +203,12 @@ impl Writer {
                 let (from, to) = (keys::dedup(0, 0), keys::dedup(before, 0));
                 batch.delete_range(Family::Dedup, from.as_ref(), to.as_ref());
             }
+            Request::ForgetRuns { before_ms } => self.runs.forget_older(before_ms, batch),
+            Request::ForgetRecords { keys } => {
+                for key in keys {
+                    batch.delete(Family::Records, &key);
+                }
+            }
             Request::Quarantine { lease, dataset, value } => self.stage_quarantine(lease, dataset, &value, batch),
             Request::Stop => {
                 batch.put(Family::Meta, &keys::CLEAN_STOP, &codec::encode(&self.shared.clock.now_ms()));
@@ -209,10 +223,16 @@ impl Writer {
         for (queue, job) in tx.appends {
             receipt.job_ids.push(self.stage_append(queue, job, batch));
         }
-        let succeeded = tx.succeeded.into_iter().map(|lease| (lease, Outcome::Succeeded));
-        for (lease, outcome) in succeeded.chain(tx.outcomes) {
-            if !self.stage_outcome(lease, outcome, batch) {
+        let succeeded = tx.succeeded.into_iter().map(|lease| (lease, Outcome::Succeeded, None));
+        for (lease, outcome, run) in succeeded.chain(tx.outcomes) {
+            if !self.stage_outcome(lease, outcome, run, batch) {
                 receipt.stale += 1;
+            }
+        }
+        if !tx.runs.is_empty() {
+            let now_ms = self.shared.clock.now_ms();
+            for change in tx.runs {
+                self.runs.take(change, now_ms, batch);
             }
         }
         for (namespace, key, value) in tx.records {
@@ -297,7 +317,13 @@ impl Writer {
         number
     }
 
-    fn stage_outcome(&mut self, lease: Lease, outcome: Outcome, batch: &mut Batch<'_>) -> bool {
+    fn stage_outcome(
+        &mut self,
+        lease: Lease,
+        outcome: Outcome,
+        run: Option<Box<RunOfJob>>,
+        batch: &mut Batch<'_>,
+    ) -> bool {
         let shared = Arc::clone(&self.shared);
         let queue = lease.queue;
         let part = shared.queue(queue).known_part(lease.partition);
@@ -315,6 +341,9 @@ impl Writer {
         let index_key = keys::index(queue, lease.partition, lease.job_id, held.entry.order_hash, held.place);
         batch.delete(Family::Index, index_key.as_ref());
         part.meters.updated(&outcome);
+        if let Some(run) = run {
+            self.runs.ended(&run, &outcome, shared.clock.now_ms(), batch);
+        }
         match outcome {
             Outcome::Succeeded | Outcome::Filtered => self.stage_end(queue, part, lease.job_id, held),
             Outcome::Aborted { status, dead_letter } => {
@@ -495,7 +524,7 @@ impl Writer {
             parameters: b"{}".to_vec(),
             ..Status::default()
         };
-        self.stage_outcome(lease, Outcome::Aborted { status, dead_letter: None }, batch);
+        self.stage_outcome(lease, Outcome::Aborted { status, dead_letter: None }, None, batch);
     }
 
     /// Writes the batch, then tells memory and callers.
@@ -505,6 +534,7 @@ impl Writer {
             self.stage_drops(&mut batch);
         }
         self.changed.clear();
+        self.runs.write(&mut batch);
         for queue in std::mem::take(&mut self.touched_queues) {
             let state = shared.queue(queue);
             let datasets = state.datasets.lock();

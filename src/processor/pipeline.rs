@@ -30,11 +30,12 @@ use super::filter::Verdict;
 use super::metadata;
 use super::parameters::{self, EventFacts, Failure, message_id};
 use super::route::{Route, SourceRoutes};
+use super::run_tally::RunTally;
 use super::timefields;
 use super::transform_at::TransformAt;
 use crate::backend_config::Snapshot;
 use crate::destination::{Message, Output, may_hold_key};
-use crate::jobsdb::{Job, NewJob, Queue};
+use crate::jobsdb::{CancelledRuns, Job, NewJob, Queue};
 use crate::settings::Settings;
 
 /// The `customVal` of gateway and archive jobs.
@@ -59,6 +60,9 @@ pub struct Pipeline<'a> {
     sources: Sources,
     /// Present where deduplication is on.
     pub(super) duplicates: Option<Duplicates<'a>>,
+    cancelled_runs: CancelledRuns,
+    /// What the events of the last gateway job count for.
+    run: RunTally,
     buffers: Buffers,
     pub(super) counts: Counts,
 }
@@ -95,6 +99,8 @@ impl<'a> Pipeline<'a> {
             now,
             sources: HashMap::new(),
             duplicates,
+            cancelled_runs: CancelledRuns::default(),
+            run: RunTally::default(),
             buffers: Buffers::default(),
             counts: Counts::default(),
         }
@@ -104,6 +110,17 @@ impl<'a> Pipeline<'a> {
     pub(super) fn with_sources(mut self, sources: Sources) -> Pipeline<'a> {
         self.sources = sources;
         self
+    }
+
+    /// The same with runs whose events are given up, besides those that the settings name.
+    pub(super) fn with_cancelled_runs(mut self, runs: CancelledRuns) -> Pipeline<'a> {
+        self.cancelled_runs = runs;
+        self
+    }
+
+    /// What the gateway job that was run last counts for.
+    pub(super) fn take_run(&mut self) -> RunTally {
+        std::mem::take(&mut self.run)
     }
 
     /// What the read counted, and the sources for the next one.
@@ -155,6 +172,7 @@ impl<'a> Pipeline<'a> {
             Ok(done) => done,
             Err(_panic) => {
                 restart(output);
+                self.run.restart();
                 self.give_up(job, &mut |queue, new| emit(output, queue, new));
                 Ok(())
             }
@@ -217,6 +235,7 @@ impl<'a> Pipeline<'a> {
             problem: error.to_string(),
         })?;
         self.counts.jobs += 1;
+        self.run = RunTally::of(&parameters);
         let Stored { events, request_ip, received } = match explode(&job.payload) {
             Ok(stored) => stored,
             Err(problem) => {
@@ -225,7 +244,7 @@ impl<'a> Pipeline<'a> {
             }
         };
         self.counts.received(received.as_ms());
-        let Pipeline { snapshot, settings, now, sources, duplicates, buffers, counts } = self;
+        let Pipeline { snapshot, settings, now, sources, duplicates, cancelled_runs, run, buffers, counts } = self;
         let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings) else {
             counts.unknown_source(&parameters.source_id, events.len());
             return Ok(());
@@ -276,12 +295,27 @@ impl<'a> Pipeline<'a> {
                 received_at: received.text(),
             };
             let is_drained = !parameters.source_job_run_id.is_empty()
-                && settings.processor.drained_job_runs.iter().any(|run| *run == parameters.source_job_run_id);
+                && (settings.processor.drained_job_runs.iter().any(|listed| *listed == parameters.source_job_run_id)
+                    || cancelled_runs.contains(&parameters.source_job_run_id));
             for route in source.routes.iter().filter(is_wanted) {
                 match isolated(|| passing.outputs(route, is_drained)) {
-                    Ok(Some(outputs)) => passing.deliver(route, &outputs, buffers, counts, emit),
-                    Ok(None) => counts.filtered("event_filter"),
-                    Err(failed) => passing.dead_letter(route, &failed, now, buffers, counts, emit),
+                    Ok(Some(outputs)) => {
+                        run.stored(&route.candidate.destination.id, outputs.len() as u64);
+                        passing.deliver(route, &outputs, buffers, counts, emit);
+                    }
+                    Ok(None) => {
+                        run.filtered(&route.candidate.destination.id);
+                        counts.filtered("event_filter");
+                    }
+                    Err(failed) => {
+                        run.failed(&route.candidate.destination.id, &facts.record_id, failed.status);
+                        // What the operator gave up is not kept (jobsdb.md 8.1).
+                        if !is_drained {
+                            passing.dead_letter(route, &failed, now, buffers, emit);
+                        }
+                        let kind = &route.candidate.destination.definition.name;
+                        counts.failed(kind, failed.stage, failed.status, &failed.error);
+                    }
                 }
             }
         }
@@ -352,15 +386,7 @@ impl Passing<'_, '_> {
     }
 
     /// Keeps the event as it was before the transformation, for the operator.
-    fn dead_letter(
-        &self,
-        route: &Route,
-        failed: &Failed,
-        now: &str,
-        buffers: &mut Buffers,
-        counts: &mut Counts,
-        emit: &mut Emit<'_>,
-    ) {
+    fn dead_letter(&self, route: &Route, failed: &Failed, now: &str, buffers: &mut Buffers, emit: &mut Emit<'_>) {
         let destination = &route.candidate.destination;
         let failure = Failure {
             stage: failed.stage,
@@ -382,7 +408,6 @@ impl Passing<'_, '_> {
         self.event.write(&mut buffers.copy);
         let payload: [&[u8]; 3] = [b"[", &buffers.copy, b"]"];
         self.emit_job(route, Queue::ProcError, &buffers.parameters, &payload, emit);
-        counts.failed(&destination.definition.name, failed.stage, failed.status, &failed.error);
     }
 
     fn emit_job(&self, route: &Route, queue: Queue, parameters: &[u8], payload: &[&[u8]], emit: &mut Emit<'_>) {

@@ -299,7 +299,9 @@ impl Read {
 
         let sources = self.known.lock().take(&self.snapshot, &self.settings);
         let now = Moment::utc(now).to_text();
-        let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates).with_sources(sources);
+        let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates)
+            .with_sources(sources)
+            .with_cancelled_runs(self.jobs.cancelled_runs());
         let mut handover = Handover::new(self.settings.storage.max_tx_bytes);
         let mut outputs: Vec<(Queue, EncodedJob)> = Vec::new();
         let mut output_bytes = 0;
@@ -311,7 +313,7 @@ impl Read {
             };
             pipeline.run_guarded(job, &mut outputs, encode, Vec::clear)?;
             let ids = pipeline.duplicates.as_mut().map(|found| MessageIds { claims: found.take_claims(), expiry_ms });
-            let bytes = handover.add(job.lease, &mut outputs, ids);
+            let bytes = handover.add(job.lease, &mut outputs, ids, pipeline.take_run());
             pipeline.counts.stored_bytes(bytes);
             handed_over += 1;
             output_bytes += bytes;

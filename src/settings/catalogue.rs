@@ -91,6 +91,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::log::KEYS,
         super::processor::KEYS,
         super::router::KEYS,
+        super::runs::KEYS,
         super::storage::KEYS,
     ]
     .into_iter()

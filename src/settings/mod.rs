@@ -26,6 +26,7 @@ mod jobsdb;
 mod log;
 mod processor;
 mod router;
+mod runs;
 mod storage;
 
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub use log::{LogFormat, LogLevel, LogSettings};
 pub use processor::ProcessorSettings;
 pub use raw::{Origin, Raw, Reader, SettingsError};
 pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
+pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 
 /// Every setting of the node, validated.
@@ -70,6 +72,8 @@ pub struct Settings {
     pub archival: ArchivalSettings,
     /// Queues and their retention.
     pub jobsdb: JobsDbSettings,
+    /// Runs of reverse-ETL sources.
+    pub runs: RunSettings,
     /// The store: memory, flushes, disk guard.
     pub storage: StorageSettings,
     /// Logs.
@@ -94,6 +98,7 @@ impl Settings {
             batch_router: BatchRouterSettings::read(&reader, raw),
             archival: ArchivalSettings::read(&reader),
             jobsdb: JobsDbSettings::read(&reader, storage.profile),
+            runs: RunSettings::read(&reader),
             storage,
             log: log::read(&reader),
         };
