@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::code::{Account, Credential, Library, SourceTrackingPlan, TrackingPlan, TransformationCode};
+use super::scrub::Scrubber;
+
 /// One consistent view of every workspace, with the look-ups that hot paths need.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -19,6 +22,8 @@ pub struct Snapshot {
     pub source_by_id: HashMap<String, Arc<Source>>,
     /// Destination id to destination, enabled or not.
     pub destination_by_id: HashMap<String, Arc<Destination>>,
+    /// Takes the secrets of this configuration out of texts that come from outside.
+    pub scrubber: Arc<Scrubber>,
     /// When this configuration last changed, milliseconds since the epoch.
     pub changed_ms: i64,
 }
@@ -34,8 +39,14 @@ pub struct Workspace {
     pub connections: BTreeMap<String, Connection>,
     /// `settings`, as written.
     pub settings: Map<String, Value>,
-    /// `credentials`, `libraries`, `accounts`, ... as written, for parts that read them.
-    pub other: Map<String, Value>,
+    /// Libraries that its transformations can import, in the document's order; only those whose code is here.
+    pub libraries: Vec<Arc<Library>>,
+    /// Values that its transformations can ask for.
+    pub credentials: Vec<Credential>,
+    /// Tracking plans by id and version, also those that no source names.
+    pub tracking_plans: BTreeMap<(String, i64), Arc<TrackingPlan>>,
+    /// Values that stand elsewhere (gateway.md 11.7) as they were found; all of them are secrets.
+    pub resolved: Vec<String>,
 }
 
 /// An app that sends events.
@@ -63,8 +74,8 @@ pub struct Source {
     pub transient: bool,
     /// Geolocation is on.
     pub geo_enrichment: bool,
-    /// `dgSourceTrackingPlanConfig`, as written.
-    pub tracking_plan: Option<Value>,
+    /// What is asked of its events; `None` without a plan id (processor.md 5.1).
+    pub tracking_plan: Option<SourceTrackingPlan>,
     /// When it was last changed, as written, possibly empty.
     pub updated_at: String,
 }
@@ -111,6 +122,10 @@ pub struct Destination {
     pub definition: DestinationDefinition,
     /// Whether its config holds a `{{ path || fallback }}` template.
     pub has_dynamic_config: bool,
+    /// The account that it delivers with; only for enabled destinations.
+    pub delivery_account: Option<Arc<Account>>,
+    /// The account that it deletes users with; only for enabled destinations.
+    pub delete_account: Option<Arc<Account>>,
     /// When it was last changed, as written, possibly empty.
     pub updated_at: String,
 }
@@ -137,8 +152,11 @@ pub struct Transformation {
     pub version_id: String,
     /// Its settings, as written.
     pub config: Value,
-    /// `javascript` or `pythonfaas`.
+    /// `javascript` (the default) or `pythonfaas`.
     pub language: String,
+    /// Its code, from the document or from a file; `None` when this node does not have it: then every event of the
+    /// destination fails with 404 (processor.md 7.3).
+    pub code: Option<Arc<TransformationCode>>,
 }
 
 /// A source-destination pair with its own settings.
@@ -156,10 +174,18 @@ pub struct Connection {
     pub processor_enabled: bool,
 }
 
+impl Workspace {
+    /// A version of a tracking plan, if this node has it.
+    pub fn tracking_plan(&self, id: &str, version: i64) -> Option<&Arc<TrackingPlan>> {
+        self.tracking_plans.get(&(id.to_owned(), version))
+    }
+}
+
 impl Snapshot {
     /// Builds the look-ups over the workspaces.
     pub fn new(workspaces: Vec<Workspace>, changed_ms: i64) -> Snapshot {
-        let mut snapshot = Snapshot { changed_ms, ..Snapshot::default() };
+        let scrubber = Arc::new(Scrubber::of(&workspaces));
+        let mut snapshot = Snapshot { scrubber, changed_ms, ..Snapshot::default() };
         for mut workspace in workspaces {
             workspace.sources.sort_by(|a, b| a.id.cmp(&b.id));
             for source in &workspace.sources {
@@ -194,8 +220,10 @@ impl fmt::Debug for Workspace {
             .field("sources", &self.sources)
             .field("connections", &self.connections)
             .field("settings", &Keys(&self.settings))
-            .field("other", &Keys(&self.other))
-            .finish()
+            .field("libraries", &self.libraries)
+            .field("credentials", &self.credentials)
+            .field("tracking_plans", &self.tracking_plans)
+            .finish_non_exhaustive()
     }
 }
 
@@ -236,6 +264,7 @@ impl fmt::Debug for Transformation {
             .field("id", &self.id)
             .field("version_id", &self.version_id)
             .field("language", &self.language)
+            .field("code", &self.code)
             .finish_non_exhaustive()
     }
 }

@@ -103,7 +103,7 @@ impl NodeError {
             NodeError::Store(error) if error.needs_human() => 78,
             NodeError::Admin(error) if error.needs_human() => 78,
             NodeError::ListenerSettings(_)
-            | NodeError::Configuration(StartError::TokenIsSet { .. })
+            | NodeError::Configuration(StartError::Hosted(_))
             | NodeError::Logs(LogsError::Journal(_)) => 78,
             NodeError::Configuration(_) | NodeError::Store(_) | NodeError::StoreFailed(_) => 75,
             NodeError::Runtime(_)
@@ -485,7 +485,7 @@ mod tests {
             (NodeError::Store(locked), 78),
             (NodeError::Store(StorageError::Poisoned { reason: "flush".to_owned() }), 75),
             (NodeError::StoreFailed("flush".to_owned()), 75),
-            (NodeError::Configuration(StartError::TokenIsSet { path: PathBuf::from("/w") }), 78),
+            (NodeError::Configuration(StartError::Hosted("no client".to_owned())), 78),
             (NodeError::Configuration(StartError::Store(JobsDbError::Timeout)), 75),
             (NodeError::Admin(AdminError::NotLoopback { address: "0.0.0.0:1".parse().unwrap() }), 78),
             (NodeError::Admin(AdminError::SocketInUse { path: PathBuf::from("/s") }), 1),

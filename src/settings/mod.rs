@@ -38,10 +38,10 @@ use arc_swap::ArcSwap;
 
 pub use admin::AdminSettings;
 pub use admission::{AdmissionSettings, RateLimit, SuppressionFeed};
-pub use backend_config::BackendConfigSettings;
+pub use backend_config::{BackendConfigSettings, HostedWorkspace, Token};
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
-pub use effective::{Effective, Reload, effective, reference, reload};
+pub use effective::{Effective, Reload, effective, is_secret_name, reference, reload};
 pub use elsewhere::{Elsewhere, ElsewhereError, VARIABLE_PREFIX};
 pub use flag::Flag;
 pub use gateway::GatewaySettings;

@@ -4,6 +4,7 @@
 //! In: what a test wants to exist. Out: handles that stop what they started when they are dropped. No fixed port,
 //! no folder outside a temporary one, and no waiting but for a condition with a deadline.
 
+mod control_plane;
 mod files;
 mod http;
 mod load;
@@ -14,8 +15,11 @@ mod workspace;
 
 use std::time::{Duration, Instant};
 
+pub use control_plane::ControlPlane;
 pub use files::messages_below;
-pub use http::Client;
+#[allow(unused_imports, reason = "the conformance run names it")]
+pub use http::Answer;
+pub use http::{Client, basic_auth};
 pub use load::{Load, LoadPlan, batch_body, track};
 pub use node::{Node, NodeBuilder, pintle};
 pub use sdk::{Sdk, missing_sdk};

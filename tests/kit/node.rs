@@ -79,6 +79,18 @@ impl NodeBuilder {
         self
     }
 
+    /// Settings without a section, which stand before all others.
+    pub fn first_settings(mut self, toml: &str) -> NodeBuilder {
+        self.settings.insert_str(0, toml);
+        self
+    }
+
+    /// A workspace file of any content.
+    pub fn document(mut self, document: Value) -> NodeBuilder {
+        self.workspace = Some(document);
+        self
+    }
+
     /// Another data directory than one in the temporary folder.
     pub fn data(mut self, data: &Path) -> NodeBuilder {
         self.data = Some(data.to_owned());
@@ -148,6 +160,13 @@ impl Node {
     /// The workspace file.
     pub fn workspace_file(&self) -> PathBuf {
         self.root.path().join("workspaceConfig.json")
+    }
+
+    /// Writes a file of code or a plan beside the workspace file.
+    pub fn write_beside_workspace(&self, path: &str, text: &str) {
+        let path = self.root.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
+        std::fs::write(path, text).expect("the file can be written");
     }
 
     /// The admin socket.

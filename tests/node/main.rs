@@ -26,6 +26,7 @@ mod crash;
 mod data_directory;
 mod disk_full;
 mod end_to_end;
+mod hosted;
 mod isolation;
 mod job_runs;
 mod listener;
