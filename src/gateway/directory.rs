@@ -75,9 +75,22 @@ impl Directory {
     /// # Errors
     /// The key is unknown, or the source is off.
     pub(super) fn by_write_key(&self, write_key: &str) -> Result<&Arc<SourceEntry>, Refusal> {
+        enabled(self.known(write_key)?)
+    }
+
+    /// The enabled webhook source with this write key.
+    ///
+    /// # Errors
+    /// The key is unknown or that of another kind of source, or the source is off.
+    pub(super) fn webhook_by_write_key(&self, write_key: &str) -> Result<&Arc<SourceEntry>, Refusal> {
+        let entry = self.known(write_key)?;
+        if entry.source.definition.category == "webhook" { enabled(entry) } else { Err(Refusal::InvalidWriteKey) }
+    }
+
+    fn known(&self, write_key: &str) -> Result<&Arc<SourceEntry>, Refusal> {
         let found = self.by_write_key.get(write_key);
         let entry = found.filter(|entry| same(entry.source.write_key.as_bytes(), write_key.as_bytes()));
-        enabled(entry.ok_or(Refusal::InvalidWriteKey)?)
+        entry.ok_or(Refusal::InvalidWriteKey)
     }
 
     /// The enabled source with this id.

@@ -9,7 +9,7 @@
 //!
 //! The way of a request: `listener` accepts, `socket` and `connection` keep the clocks, `server` checks what
 //! every request must meet and finds its route in `routes`, `ingest` reads the `body` and finds the source by
-//! its `credentials` in the `directory`, `intake` turns the body into jobs without I/O, `ingest` stores them.
+//! its `credentials` in the `directory`, `intake` turns the body into jobs without I/O, `ingest` stores them. What is no event yet goes through `webhook`.
 
 mod alarm;
 mod answer;
@@ -19,6 +19,7 @@ mod connection;
 mod cors;
 mod credentials;
 mod directory;
+mod docs;
 mod events;
 mod ingest;
 mod intake;
@@ -30,6 +31,7 @@ mod pixel;
 mod routes;
 mod server;
 mod socket;
+mod webhook;
 
 use std::net::SocketAddr;
 

@@ -18,6 +18,7 @@ pub(super) enum Call {
     Import,
     Retl,
     Replay,
+    Webhook,
 }
 
 impl Call {
@@ -37,6 +38,7 @@ impl Call {
             Call::Import => "\"import\"",
             Call::Retl => "\"retl\"",
             Call::Replay => "\"replay\"",
+            Call::Webhook => "\"webhook\"",
         }
     }
 
@@ -47,7 +49,7 @@ impl Call {
 
     /// Whether the body is one event, whose type the route decides.
     pub(super) fn is_single(self) -> bool {
-        !matches!(self, Call::Batch | Call::Import | Call::Retl | Call::Replay)
+        !matches!(self, Call::Batch | Call::Import | Call::Retl | Call::Replay | Call::Webhook)
     }
 }
 
@@ -73,12 +75,15 @@ pub(super) enum Route {
     Events(Call, Identification),
     /// One event in the query, answered by an image.
     Pixel(Call),
+    /// Anything that a webhook source sends.
+    Webhook,
     /// Messages that another ingestion tier has checked.
     InternalBatch,
     Health,
     Version,
     Robots,
     Docs,
+    OpenApi,
     ClusterInfo,
     SegmentSettings,
 }
@@ -120,6 +125,8 @@ pub(super) const TABLE: &[Entry] = &[
     call("/v1/import", Call::Import, "Events of many users; valid users are stored even when others are refused."),
     call("/v1/audiencelist", Call::AudienceList, "One audience list, without the size limit of events."),
     post("/beacon/v1/batch", Route::Events(Call::Batch, Identification::Query), "A batch, write key in the query."),
+    post("/v1/webhook", Route::Webhook, "Anything, for a webhook source."),
+    get("/v1/webhook", Route::Webhook, "As POST for a few webhook sources; an empty answer for the others."),
     get("/pixel/v1/track", Route::Pixel(Call::Track), "A track event in the query, answered by an image."),
     get("/pixel/v1/page", Route::Pixel(Call::Page), "A page event in the query, answered by an image."),
     get("/health", Route::Health, "Whether events are accepted."),
@@ -127,6 +134,7 @@ pub(super) const TABLE: &[Entry] = &[
     get("/version", Route::Version, "What runs here."),
     get("/robots.txt", Route::Robots, "Nothing for crawlers."),
     get("/docs", Route::Docs, "This page."),
+    get("/docs/openapi.json", Route::OpenApi, "The same as an OpenAPI document."),
     get("/cluster-info", Route::ClusterInfo, "How many nodes there are: one."),
     segment("/v1/t", Call::Track),
     segment("/v1/i", Call::Identify),
@@ -151,8 +159,8 @@ pub(super) const INTERNAL_TABLE: &[Entry] = &[
 pub(super) enum Found {
     /// This answers.
     Route(&'static Entry),
-    /// The path exists, with this method only.
-    OtherMethods(&'static str),
+    /// The path exists, with these methods only.
+    OtherMethods(Vec<&'static str>),
     /// Nothing is there.
     Nothing,
 }
@@ -161,22 +169,22 @@ pub(super) enum Found {
 pub(super) fn find(method: &Method, path: &str, internal: bool) -> Found {
     let tables = [TABLE, if internal { INTERNAL_TABLE } else { &[] }];
     let exact = tables.iter().flat_map(|table| table.iter()).filter(|entry| entry.path == path);
-    let mut other = None;
+    let mut others = Vec::new();
     for entry in exact {
         if entry.method == method.as_str() {
             return Found::Route(entry);
         }
-        other = Some(entry.method);
+        others.push(entry.method);
     }
-    if other.is_none() {
+    if others.is_empty() {
         for entry in tables.iter().flat_map(|table| table.iter()).filter(|entry| matches_pattern(entry.path, path)) {
             if entry.method == method.as_str() {
                 return Found::Route(entry);
             }
-            other = Some(entry.method);
+            others.push(entry.method);
         }
     }
-    other.map_or(Found::Nothing, Found::OtherMethods)
+    if others.is_empty() { Found::Nothing } else { Found::OtherMethods(others) }
 }
 
 fn matches_pattern(pattern: &str, path: &str) -> bool {
@@ -198,7 +206,7 @@ mod tests {
     fn verdict(method: Method, path: &str) -> String {
         match find(&method, path, false) {
             Found::Route(entry) => format!("{:?}", entry.route),
-            Found::OtherMethods(allowed) => format!("405 {allowed}"),
+            Found::OtherMethods(allowed) => format!("405 {}", allowed.join(" ")),
             Found::Nothing => "404".to_owned(),
         }
     }
@@ -211,6 +219,7 @@ mod tests {
             (Method::POST, "/V1/track", "404"),
             (Method::GET, "/v1/track", "405 POST"),
             (Method::HEAD, "/health", "405 GET"),
+            (Method::PUT, "/v1/webhook", "405 POST GET"),
             (Method::OPTIONS, "/v1/batch", "405 POST"),
             (Method::POST, "/transform", "404"),
             (Method::POST, "/internal/v1/extract", "404"),

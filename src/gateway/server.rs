@@ -27,7 +27,7 @@ use super::connection::{Connection, Connections, Place};
 use super::directory::Directory;
 use super::routes::{self, Found, Route};
 use super::socket::TimedSocket;
-use super::{About, Deps, cors, events, ingest, internal_batch, pages, pixel};
+use super::{About, Deps, cors, docs, events, ingest, internal_batch, pages, pixel, webhook};
 use crate::backend_config::Snapshot;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) about: About,
     pub(super) budget: Arc<Budget>,
     pub(super) connections: Arc<Connections>,
+    /// The external transformer of webhook sources.
+    pub(super) transformer: Arc<webhook::Transformer>,
     directory: ArcSwap<Directory>,
     /// The store takes events.
     gate: AtomicBool,
@@ -77,6 +79,7 @@ impl Shared {
             about: deps.about,
             budget: Arc::new(Budget::new(gateway.max_in_flight_bytes)),
             connections: Arc::new(Connections::new(connection_limit, gateway.max_connections_per_ip)),
+            transformer: Arc::new(webhook::Transformer::new(settings.webhook.max_calls)),
             directory: ArcSwap::from_pointee(Directory::new(snapshot)),
             gate: AtomicBool::new(accepts),
             stopping: AtomicBool::new(false),
@@ -227,18 +230,20 @@ async fn route(
 ) -> (&'static str, Answer) {
     let entry = match routes::find(&parts.method, parts.uri.path(), shared.internal) {
         Found::Route(entry) => entry,
-        Found::OtherMethods(allowed) => return ("/redacted", answer::method_not_allowed(allowed)),
+        Found::OtherMethods(allowed) => return ("/redacted", answer::method_not_allowed(&allowed)),
         Found::Nothing => return ("/redacted", Refusal::NotFound.answer()),
     };
     let client = ingest::Client { parts, connection };
     let answer = match entry.route {
         Route::Events(call, identification) => ingest::events(shared, &client, body, call, identification).await,
         Route::InternalBatch => Box::pin(internal_batch::answer(shared, &client, body)).await,
+        Route::Webhook => Box::pin(webhook::answer(shared, &client, body)).await,
         Route::Pixel(call) => Box::pin(pixel::answer(shared, &client, call)).await,
         Route::Health => pages::health(shared),
         Route::Version => pages::version(shared),
         Route::Robots => pages::robots(),
-        Route::Docs => pages::docs(),
+        Route::Docs => docs::page(),
+        Route::OpenApi => docs::document(),
         Route::ClusterInfo => pages::cluster_info(),
         Route::SegmentSettings => pages::segment_settings(shared, parts),
     };

@@ -27,6 +27,7 @@ mod log;
 mod processor;
 mod router;
 mod storage;
+mod webhook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub use processor::ProcessorSettings;
 pub use raw::{Origin, Raw, Reader, SettingsError};
 pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
 pub use storage::{Profile, StorageSettings};
+pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The ingest listener and its limits.
     pub gateway: GatewaySettings,
+    /// Webhook sources and their transformer.
+    pub webhook: WebhookSettings,
     /// The admin listener.
     pub admin: AdminSettings,
     /// Where the workspace comes from.
@@ -87,6 +91,7 @@ impl Settings {
         let settings = Settings {
             data_dir: PathBuf::from(reader.text("dataDir")),
             gateway: GatewaySettings::read(&reader, storage.profile),
+            webhook: WebhookSettings::read(&reader),
             admin: AdminSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),
