@@ -218,6 +218,14 @@ impl Node {
         command.spawn().expect("the binary starts")
     }
 
+    /// Bytes of memory that the process holds now.
+    pub fn resident_bytes(&self) -> u64 {
+        let process = self.process.as_ref().expect("the node runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("the process is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
+        1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number")
+    }
+
     /// Whether the process is there.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.try_wait().expect("a child can be asked").is_none())

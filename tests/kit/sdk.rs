@@ -13,8 +13,8 @@ pub enum Sdk {
     Node,
 }
 
-/// Where `tests/setup` put the SDKs.
-fn tools() -> Option<PathBuf> {
+/// Where `tests/setup` put the SDKs and other tools.
+pub fn tools() -> Option<PathBuf> {
     std::env::var_os("PINTLE_TEST_TOOLS").map(PathBuf::from)
 }
 
@@ -24,13 +24,18 @@ fn scripts() -> PathBuf {
 
 /// Why this SDK cannot be run here, if it cannot.
 pub fn missing_sdk(sdk: Sdk) -> Option<String> {
+    missing_tool(match sdk {
+        Sdk::Python => "python/bin/python",
+        Sdk::Node => "node/node_modules/@rudderstack/rudder-sdk-node",
+    })
+}
+
+/// Why the tool with this path cannot be run here, if it cannot.
+pub fn missing_tool(path: &str) -> Option<String> {
     let Some(tools) = tools() else {
         return Some("PINTLE_TEST_TOOLS is not set; run the tests with `make test`".to_owned());
     };
-    let sign = match sdk {
-        Sdk::Python => tools.join("python/bin/python"),
-        Sdk::Node => tools.join("node/node_modules/@rudderstack/rudder-sdk-node"),
-    };
+    let sign = tools.join(path);
     (!sign.exists()).then(|| format!("{} is not there; run `make test-tools`", sign.display()))
 }
 

@@ -17,6 +17,9 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod abuse_body;
+mod abuse_json;
+mod api;
 mod backup;
 mod bad_input;
 mod configuration;
@@ -28,3 +31,4 @@ mod isolation;
 mod order;
 mod restart;
 mod sdk;
+mod webhook;
