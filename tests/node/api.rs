@@ -6,9 +6,9 @@ use serde_json::json;
 
 use crate::kit::{Client, NodeBuilder, WRITE_KEY, Workspace, missing_tool, skip, tools};
 
-/// What must hold of every answer.
-const CHECKS: &str =
-    "status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance";
+/// What must hold of every answer. The statuses 5xx of the document need what the tool does not do (broken
+/// compression, a full disk), so here there is none.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance";
 
 #[test]
 fn every_answer_is_one_that_the_openapi_document_describes() {
@@ -25,27 +25,20 @@ fn every_answer_is_one_that_the_openapi_document_describes() {
     let tool = tools().expect("missing_tool was asked first").join("schemathesis/bin/schemathesis");
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api");
     let work = tempfile::tempdir().expect("a folder");
-    let try_out = |write_key: &str, choice: [&str; 2], more: &[&str]| {
-        let output = Command::new(&tool)
-            .arg("--config-file")
-            .arg(folder.join("schemathesis.toml"))
-            .arg("run")
-            .arg(format!("{base}/docs/openapi.json"))
-            .args(["--url", &base, "--auth", &format!("{write_key}:"), "--checks", CHECKS, "--no-color"])
-            .args(["--continue-on-failure", "--workers", "2"])
-            .args(choice)
-            .args(more)
-            .current_dir(work.path())
-            .env("NO_PROXY", "127.0.0.1")
-            .env("HYPOTHESIS_STORAGE_DIRECTORY", work.path())
-            .output()
-            .expect("schemathesis runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-        println!("{text}");
-    };
-    try_out(WRITE_KEY, ["--exclude-path", "/v1/webhook"], &["--header", "X-Rudder-Source-Id: kit-source"]);
-    try_out("wk-hook", ["--include-path", "/v1/webhook"], &[]);
+    let output = Command::new(&tool)
+        .arg("--config-file")
+        .arg(folder.join("schemathesis.toml"))
+        .arg("run")
+        .arg(format!("{base}/docs/openapi.json"))
+        .args(["--url", &base, "--auth", &format!("{WRITE_KEY}:"), "--checks", CHECKS, "--no-color"])
+        .args(["--continue-on-failure", "--workers", "2"])
+        .current_dir(work.path())
+        .env("NO_PROXY", "127.0.0.1")
+        .output()
+        .expect("schemathesis runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    println!("{text}");
     assert!(node.is_running());
     let good = Client::new(node.address()).post("/v1/track", WRITE_KEY, r#"{"userId":"u"}"#).expect("an answer");
     assert_eq!(good.status, 200);

@@ -119,7 +119,8 @@ fn headers_of(headers: &HeaderMap) -> Values {
         let mut text = without_nul(&String::from_utf8_lossy(value.as_bytes()));
         if name == COOKIE {
             let others = text.split(';').filter(|cookie| !cookie.trim_start().starts_with(OWN_COOKIES));
-            text = others.collect::<Vec<_>>().join(";").trim_start().to_owned();
+            let others = others.collect::<Vec<_>>().join(";");
+            others.trim_start().clone_into(&mut text);
             if text.is_empty() {
                 continue;
             }
@@ -234,7 +235,7 @@ mod tests {
             format!("--b\r\nContent-Disposition: form-data; name=\"{}\"\r\n\r\nv\r\n--b--\r\n", "n".repeat(5000));
         for broken in ["", "no parts", "--b\r\n", &format!("{}--b--\r\n", part.repeat(101)), &long] {
             let refused = describe("POST", &kind, broken.as_bytes()).await.unwrap_err();
-            assert_eq!(refused, Failure::Refused(Refusal::BrokenMultipart), "{:.60}", broken);
+            assert_eq!(refused, Failure::Refused(Refusal::BrokenMultipart), "{broken:.60}");
         }
         assert!(describe("POST", &kind, format!("{}--b--\r\n", part.repeat(100)).as_bytes()).await.is_ok());
         assert!(describe("POST", &[("content-type", "multipart/form-data")], body.as_bytes()).await.is_err());

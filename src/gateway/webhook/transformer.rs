@@ -5,8 +5,8 @@
 //! A call ends early when everybody who waits for it has gone.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,7 +53,8 @@ struct Gathering {
 pub(in crate::gateway) struct Transformer {
     gathering: Mutex<Gatherings>,
     calls: Semaphore,
-    client: Result<Client, reqwest::Error>,
+    /// Made at the first call: most nodes have no transformer. `None` = it cannot be made.
+    client: OnceLock<Option<Client>>,
 }
 
 #[derive(Default)]
@@ -91,16 +92,7 @@ pub(super) fn element(description: &[u8], entry: &SourceEntry) -> Vec<u8> {
 impl Transformer {
     /// One that makes at most this many calls at once.
     pub(in crate::gateway) fn new(most_calls: usize) -> Transformer {
-        let same_origin = redirect::Policy::custom(|attempt| {
-            let first = attempt.previous().first().map(reqwest::Url::origin);
-            if attempt.previous().len() > MOST_REDIRECTS || first != Some(attempt.url().origin()) {
-                attempt.stop()
-            } else {
-                attempt.follow()
-            }
-        });
-        let client = Client::builder().no_proxy().referer(false).redirect(same_origin).build();
-        Transformer { gathering: Mutex::default(), calls: Semaphore::new(most_calls), client }
+        Transformer { gathering: Mutex::default(), calls: Semaphore::new(most_calls), client: OnceLock::new() }
     }
 
     /// Asks about one request.
@@ -262,9 +254,8 @@ impl Call {
     }
 
     async fn attempt(&self, body: Bytes) -> Try {
-        let client = match &self.transformer.client {
-            Ok(client) => client,
-            Err(_) => return Try::Failed(unreachable("no client could be made"), false),
+        let Some(client) = self.transformer.client.get_or_init(client) else {
+            return Try::Failed(unreachable("no client could be made"), false);
         };
         let request = client
             .post(&self.url)
@@ -299,6 +290,19 @@ impl Call {
     }
 }
 
+/// A client that goes straight to the transformer and follows it nowhere else.
+fn client() -> Option<Client> {
+    let same_origin = redirect::Policy::custom(|attempt| {
+        let first = attempt.previous().first().map(reqwest::Url::origin);
+        if attempt.previous().len() > MOST_REDIRECTS || first != Some(attempt.url().origin()) {
+            attempt.stop()
+        } else {
+            attempt.follow()
+        }
+    });
+    Client::builder().no_proxy().referer(false).redirect(same_origin).build().ok()
+}
+
 /// Ready once nobody waits any more.
 async fn all_gone(waiting: &mut [oneshot::Sender<Verdict>]) {
     for sender in waiting {
@@ -324,4 +328,28 @@ fn kind_of(error: &reqwest::Error) -> &'static str {
 /// A name as one segment of a path.
 fn path_segment(name: &str) -> String {
     percent_encoding::utf8_percent_encode(name, SEGMENT).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_in_vain_for_a_call_is_asked_to_come_back() {
+        let mut settings = Settings::defaults();
+        settings.webhook.transformer_url = Some("http://127.0.0.1:1".to_owned());
+        settings.gateway.write_timeout = Duration::from_millis(50);
+        // Every call that is allowed is taken.
+        let transformer = Arc::new(Transformer::new(0));
+        let answer = transformer.ask("odd", b"{}".to_vec(), &settings).await;
+        assert_eq!(answer, Err(Failure::Refused(Refusal::Unavailable)));
+    }
+
+    #[tokio::test]
+    async fn without_a_transformer_the_answer_comes_at_once() {
+        let answer = Arc::new(Transformer::new(1)).ask("odd", b"{}".to_vec(), &Settings::defaults()).await;
+        let Err(Failure::Told { status, text }) = answer else { panic!("{answer:?}") };
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with(UNREACHABLE), "{text}");
+    }
 }

@@ -100,14 +100,14 @@ fn webhook_puts_the_request_into_the_context_when_asked() {
 #[test]
 fn segment_and_moengage_pass_their_events() {
     let event = json!({"type": "track", "userId": "u", "context": {"a": 1}, "n": 1.5});
-    assert_eq!(events("segment", &event.to_string()), [event.clone()]);
+    assert_eq!(events("segment", &event.to_string()), std::slice::from_ref(&event));
     assert_eq!(
         events("segment", r#"[{"userId":"a","traits":null},{"context":null,"x":{"y":null}},7]"#),
         [json!({"userId": "a", "context": {}}), json!({"x": {"y": null}, "context": {}}), json!(7)]
     );
     assert_eq!(events("segment", "[]"), Vec::<Value>::new());
     let batch = format!(r#"{{"batch":[{event}]}}"#);
-    assert_eq!(events("moengage", &batch), [event.clone()]);
+    assert_eq!(events("moengage", &batch), std::slice::from_ref(&event));
     assert_eq!(events("moengage", &event.to_string()), [event]);
     assert_eq!(events("moengage", r#"{"batch":null,"userId":"u"}"#), [json!({"userId": "u", "context": {}})]);
 }
@@ -193,7 +193,7 @@ fn slack_maps_its_events_and_answers_its_check() {
                 "externalId": [{"type": "slackUserId", "id": "W012CDE"}],
             },
             "integrations": {"SLACK": false}, "type": "track", "event": "Member Joined Channel",
-            "anonymousId": sha256_start("W012CDE"),
+            "anonymousId": "2bc5ae2825a712d3d154cbdacb86ac16c278",
             "originalTimestamp": "2024-03-03T04:48:29.308Z", "sentAt": "2024-03-03T04:48:29.000Z",
             "properties": joined["event"],
         })
@@ -216,11 +216,6 @@ fn slack_maps_its_events_and_answers_its_check() {
     assert!(event.get("originalTimestamp").is_none(), "a time that is no number is none");
     let untimed = events("slack", r#"{"event":{"type":"x","user":"u"}}"#).remove(0);
     assert_eq!(untimed["sentAt"].as_str().unwrap().len(), 24);
-}
-
-fn sha256_start(text: &str) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..36].to_owned()
 }
 
 #[test]
