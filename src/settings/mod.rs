@@ -30,6 +30,7 @@ mod processor;
 mod router;
 mod runs;
 mod storage;
+mod webhook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub use raw::{Origin, Raw, Reader, SettingsError};
 pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
 pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
+pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ pub struct Settings {
     pub listener: ListenerSettings,
     /// Who may send how much.
     pub admission: AdmissionSettings,
+    /// Webhook sources and their transformer.
+    pub webhook: WebhookSettings,
     /// The admin listener.
     pub admin: AdminSettings,
     /// Where the workspace comes from.
@@ -101,6 +105,7 @@ impl Settings {
             gateway: GatewaySettings::read(&reader, storage.profile),
             listener: ListenerSettings::read(&reader),
             admission: AdmissionSettings::read(&reader, raw),
+            webhook: WebhookSettings::read(&reader),
             admin: AdminSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),

@@ -11,19 +11,19 @@ mod load;
 mod node;
 mod sdk;
 mod sink;
+mod transformer;
 mod workspace;
 
 use std::time::{Duration, Instant};
 
 pub use control_plane::ControlPlane;
 pub use files::messages_below;
-#[allow(unused_imports, reason = "the conformance run names it")]
-pub use http::Answer;
-pub use http::{Client, basic_auth};
+pub use http::{Answer, Client, basic_auth};
 pub use load::{Load, LoadPlan, batch_body, track};
 pub use node::{Node, NodeBuilder, pintle};
-pub use sdk::{Sdk, missing_sdk};
+pub use sdk::{Sdk, missing_sdk, missing_tool, tools};
 pub use sink::{Behaviour, Sink};
+pub use transformer::Transformer;
 pub use workspace::{WRITE_KEY, Workspace};
 
 /// How often a condition is looked at.

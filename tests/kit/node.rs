@@ -179,14 +179,6 @@ impl Node {
         std::fs::read_to_string(self.output_file()).unwrap_or_default()
     }
 
-    /// Memory that the process holds.
-    pub fn resident_bytes(&self) -> u64 {
-        let pid = self.process.as_ref().expect("the node runs").id();
-        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process is there");
-        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
-        pages * 4096
-    }
-
     fn output_file(&self) -> PathBuf {
         self.root.path().join("output.log")
     }
@@ -262,6 +254,14 @@ impl Node {
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output);
         command.spawn().expect("the binary starts")
+    }
+
+    /// Bytes of memory that the process holds now.
+    pub fn resident_bytes(&self) -> u64 {
+        let process = self.process.as_ref().expect("the node runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("the process is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
+        1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number")
     }
 
     /// Whether the process is there.

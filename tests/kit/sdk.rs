@@ -19,8 +19,8 @@ pub enum Sdk {
     Browser,
 }
 
-/// Where `tests/setup` put the SDKs.
-fn tools() -> Option<PathBuf> {
+/// Where `tests/setup` put the SDKs and other tools.
+pub fn tools() -> Option<PathBuf> {
     std::env::var_os("PINTLE_TEST_TOOLS").map(PathBuf::from)
 }
 
@@ -35,18 +35,22 @@ fn scripts() -> PathBuf {
 
 /// Why this SDK cannot be run here, if it cannot.
 pub fn missing_sdk(sdk: Sdk) -> Option<String> {
+    let missing = missing_tool(match sdk {
+        Sdk::Python | Sdk::SegmentPython => "python/bin/python",
+        Sdk::Node => "node/node_modules/@rudderstack/rudder-sdk-node",
+        Sdk::SegmentNode => "node/node_modules/@segment/analytics-node",
+        Sdk::Browser => "node/node_modules/@rudderstack/analytics-js",
+    });
+    let no_browser = sdk == Sdk::Browser && !chromium().exists();
+    missing.or_else(|| no_browser.then(|| format!("{} is not there; run `make test-tools`", chromium().display())))
+}
+
+/// Why the tool with this path cannot be run here, if it cannot.
+pub fn missing_tool(path: &str) -> Option<String> {
     let Some(tools) = tools() else {
         return Some("PINTLE_TEST_TOOLS is not set; run the tests with `make test`".to_owned());
     };
-    let sign = match sdk {
-        Sdk::Python | Sdk::SegmentPython => tools.join("python/bin/python"),
-        Sdk::Node => tools.join("node/node_modules/@rudderstack/rudder-sdk-node"),
-        Sdk::SegmentNode => tools.join("node/node_modules/@segment/analytics-node"),
-        Sdk::Browser => tools.join("node/node_modules/@rudderstack/analytics-js"),
-    };
-    if sdk == Sdk::Browser && !chromium().exists() {
-        return Some(format!("{} is not there; run `make test-tools`", chromium().display()));
-    }
+    let sign = tools.join(path);
     (!sign.exists()).then(|| format!("{} is not there; run `make test-tools`", sign.display()))
 }
 

@@ -17,8 +17,11 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod abuse_body;
 mod abuse_http1;
+mod abuse_json;
 mod admission;
+mod api;
 mod backup;
 mod bad_input;
 mod configuration;
@@ -33,3 +36,4 @@ mod listener;
 mod order;
 mod restart;
 mod sdk;
+mod webhook;
