@@ -226,3 +226,24 @@ pub(super) fn worker_lost(source_id: &str, problem: &str) {
     counter!("processor_lost_workers").increment(1);
     tracing::error!(source_id, "a processor worker ended unexpectedly and is started again: {problem}");
 }
+
+/// A rule of a tracking plan cannot be used; its events pass unchecked.
+pub(super) fn plan_unusable(plan_id: &str, version: i64, rule: &str, problem: &str) {
+    counter!("proc_tp_unusable_rules").increment(1);
+    if let Some(silenced) = may_log("tracking plan", plan_id) {
+        tracing::warn!(plan_id, version, rule, silenced, "events pass this rule of the tracking plan unchecked: {problem}");
+    }
+}
+
+/// A rule is used here, but the hosted validator would refuse it and let its events pass.
+pub(super) fn plan_not_strict(plan_id: &str, version: i64, rule: &str, refusal: &str) {
+    if let Some(silenced) = may_log("tracking plan strictness", plan_id) {
+        tracing::warn!(
+            plan_id,
+            version,
+            rule,
+            silenced,
+            "the rule is applied here, but RudderStack's validator refuses it and lets its events pass: {refusal}"
+        );
+    }
+}

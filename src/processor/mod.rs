@@ -29,6 +29,7 @@ mod parameters;
 pub mod pipeline;
 mod route;
 pub mod timefields;
+pub mod tracking_plan;
 pub mod transform_at;
 mod worker;
 
