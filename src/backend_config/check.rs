@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::code_files::CodeFiles;
 use super::decode::{Problem, decode};
 use super::file;
 use super::locate::{Step, locate, path_text};
@@ -39,7 +40,7 @@ pub fn check_file(
     let missing = || vec![Problem::whole("does not exist", "create it with `pintle init`")];
     let bytes = file::read(path).map_err(|problem| vec![problem])?.ok_or_else(missing)?;
     let variable = |name: &str| std::env::var(name).ok();
-    let decoded = decode(&bytes, &References { prefix: variable_prefix, variable: &variable })?;
+    let decoded = decode(&bytes, &References { prefix: variable_prefix, variable: &variable }, &CodeFiles::default())?;
 
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
     let mut warnings = Warnings { text: text.strip_prefix('\u{feff}').unwrap_or(text), found: Vec::new() };

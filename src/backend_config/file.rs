@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use super::code_files::CodeFiles;
 use super::decode::{Decoded, MOST_DOCUMENT_BYTES, Problem, decode};
 use super::secrets::References;
 
@@ -18,9 +19,9 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// The mark of the file; `None` when there is none.
-    pub(super) async fn of(path: &Path) -> Option<Mark> {
-        tokio::fs::metadata(path).await.ok().map(|metadata| Mark {
+    /// The mark of the file; `None` when there is none. Blocks.
+    pub(super) fn of(path: &Path) -> Option<Mark> {
+        std::fs::metadata(path).ok().map(|metadata| Mark {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.size(),
@@ -79,7 +80,7 @@ pub(super) fn look(path: &Path, prefix: Option<&str>, known: Option<Known>) -> R
 /// Decodes a document, with secrets from the environment and from files. Blocks.
 pub(super) fn accept(bytes: Vec<u8>, prefix: Option<&str>) -> Result<Document, Vec<Problem>> {
     let variable = |name: &str| std::env::var(name).ok();
-    let decoded = decode(&bytes, &References { prefix, variable: &variable })?;
+    let decoded = decode(&bytes, &References { prefix, variable: &variable }, &CodeFiles::default())?;
     let depends_on_others = decoded.replaced.from_files || !decoded.replaced.unresolved.is_empty();
     let known = Known { hash: xxhash_rust::xxh3::xxh3_128(&bytes), depends_on_others };
     Ok(Document { bytes, known, decoded })

@@ -138,7 +138,7 @@ impl Follower {
             let settings = self.settings.load();
             (settings.backend_config.path.clone(), settings.backend_config.poll_interval)
         };
-        let mark = Mark::of(&path).await;
+        let mark = Mark::of(&path);
         if mark != self.mark || self.last_read.elapsed() >= interval {
             let reading = self.read().await;
             if let Err(error) = self.apply(reading) {
@@ -154,7 +154,7 @@ impl Follower {
         let prefix = settings.backend_config.variable_prefix.clone();
         let known = self.known;
         // Taken before reading: a change while reading shows as another mark at the next tick.
-        self.mark = Mark::of(&path).await;
+        self.mark = Mark::of(&path);
         let read = tokio::task::spawn_blocking(move || file::look(&path, prefix.as_deref(), known)).await;
         self.last_read = Instant::now();
         read.map_err(|error| Problem::whole(format!("could not be read to its end: {error}"), "try again"))

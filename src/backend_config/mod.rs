@@ -8,7 +8,10 @@
 //! (`secrets`) and holds it against its `shape`; `follow` publishes it when it differs from what is in
 //! force, and `last_good` keeps its text.
 
+mod assemble;
 mod check;
+mod code;
+mod code_files;
 mod decode;
 mod embedded;
 mod events;
@@ -34,6 +37,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use check::{Summary, check_file};
+pub use code::{Account, AccountDefinition, Credential, Library, SourceTrackingPlan, TrackingPlan, TransformationCode};
 pub use decode::{MOST_DOCUMENT_BYTES, Problem};
 pub use embedded::default_document;
 pub use last_good::has_last_good;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::code_files::CodeFiles;
 use super::decode::{Decoded, decode};
 use super::secrets::References;
 use super::*;
@@ -13,12 +14,15 @@ use crate::settings::Settings;
 fn decoded(document: &Value) -> Decoded {
     let variable = |name: &str| (name == "SECRET").then(|| "s3cret-value".to_owned());
     let references = References { prefix: Some("env."), variable: &variable };
-    decode(document.to_string().as_bytes(), &references).map_err(|problems| format!("{problems:?}")).ok().unwrap()
+    decode(document.to_string().as_bytes(), &references, &CodeFiles::default())
+        .map_err(|problems| format!("{problems:?}"))
+        .ok()
+        .unwrap()
 }
 
 fn problems(text: &str) -> Vec<String> {
     let references = References { prefix: Some("env."), variable: &|_| None };
-    match decode(text.as_bytes(), &references) {
+    match decode(text.as_bytes(), &references, &CodeFiles::default()) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.iter().map(Problem::to_string).collect(),
     }
@@ -110,7 +114,7 @@ fn what_is_not_json_is_refused_with_its_place() {
     let deep = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
     assert_eq!(problems(&deep).len(), 1);
     let references = References { prefix: None, variable: &|_| None };
-    let not_utf8 = decode(b"{\n\"a\": \"\xff\"}", &references).err().unwrap();
+    let not_utf8 = decode(b"{\n\"a\": \"\xff\"}", &references, &CodeFiles::default()).err().unwrap();
     assert_eq!((not_utf8[0].line, not_utf8[0].column), (2, 7));
 }
 
@@ -171,7 +175,7 @@ fn secrets_are_put_in_and_never_shown() {
     let config = &decoded.workspace.sources[0].destinations[0].config;
     assert_eq!(config["password"], "s3cret-value");
     assert_eq!(config["other"], "env.GONE");
-    assert_eq!(decoded.workspace.other["credentials"]["c"]["value"], "s3cret-value");
+    assert_eq!(decoded.workspace.credentials[0].value, "s3cret-value");
     let unresolved: Vec<String> = decoded.replaced.lines().collect();
     assert_eq!(unresolved.len(), 1);
     let snapshot = Snapshot::new(vec![decoded.workspace], 0);
@@ -197,7 +201,7 @@ proptest::proptest! {
         let end = (at + cut).min(bytes.len());
         bytes.splice(at..end, put);
         let references = References { prefix: Some("env."), variable: &|_| None };
-        if let Err(problems) = decode(&bytes, &references) {
+        if let Err(problems) = decode(&bytes, &references, &CodeFiles::default()) {
             proptest::prop_assert!(!problems.is_empty());
             proptest::prop_assert!(problems.iter().all(|problem| problem.line > 0 && problem.column > 0));
         }
@@ -211,7 +215,7 @@ proptest::proptest! {
         put_nth(&mut document, &mut left, &values[kind]);
         let text = format!("{document:#}");
         let references = References { prefix: None, variable: &|_| None };
-        if let Err(problems) = decode(text.as_bytes(), &references) {
+        if let Err(problems) = decode(text.as_bytes(), &references, &CodeFiles::default()) {
             proptest::prop_assert_eq!(problems.len(), 1);
             let lines = text.lines().count();
             proptest::prop_assert!(problems[0].line <= lines);
