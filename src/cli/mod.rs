@@ -9,11 +9,13 @@ mod backup;
 mod check;
 mod client;
 mod config;
+mod dead;
 mod destination;
 mod failure;
 mod flags;
 mod output;
 mod reload;
+mod report;
 mod run;
 mod send;
 mod status;
@@ -58,6 +60,10 @@ enum Verb {
     Reload(reload::Args),
     /// List destinations, hold and resume delivery to them.
     Destination(destination::Args),
+    /// List, show, replay and drop events that failed and deliveries that were given up.
+    Dead(dead::Args),
+    /// Show what became of events, stage by stage.
+    Report(report::Args),
     /// Show the settings in force, with the origin of each value.
     Config(config::Args),
     /// Print the version.
@@ -98,6 +104,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Backup(arguments) => backup::run(arguments),
         Verb::Reload(arguments) => reload::run(arguments),
         Verb::Destination(arguments) => destination::run(arguments),
+        Verb::Dead(arguments) => dead::run(arguments),
+        Verb::Report(arguments) => report::run(arguments),
         Verb::Config(arguments) => config::run(arguments),
         Verb::Version(arguments) => version::run(&arguments),
     }

@@ -4,9 +4,9 @@
 //! No clock, and no I/O but the look-up of known message ids where deduplication is on. A job that goes out
 //! is handed to `emit`, which stores it.
 //!
-//! Stages per event: enrich (bots), drop (bots, blocked events, duplicates), archive copy, destinations that
-//! it may go to, time fields; then per destination: event filter, destination transformation. User transformations and
-//! tracking plans have their places between the time fields and the event filter.
+//! Stages per event: enrich (place, bots), drop (bots, blocked events, duplicates), archive copy, destinations that
+//! it may go to, time fields, tracking plan; then per destination: event filter, destination transformation. User
+//! transformations have their place between the tracking plan and the event filter.
 //!
 //! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
 //! per destination the payload. One buffer for parameters and one for copies serve the whole read.
@@ -14,10 +14,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::ProcessorError;
+use super::accounting::{Mark, Stage, State};
 use super::archive;
 use super::bots::Drop;
 use super::choose::Wishes;
@@ -25,8 +27,11 @@ use super::duplicates::Duplicates;
 use super::events::Counts;
 use super::explode::{JobParameters, Stored, explode};
 use super::filter::Verdict;
+use super::geo::{self, Database};
+use super::lookups::Lookups;
 use super::metadata;
 use super::parameters::{self, EventFacts, Failure, message_id};
+use super::planned::{self, PlanFailure};
 use super::route::{Route, SourceRoutes};
 use super::timefields;
 use super::transform_at::TransformAt;
@@ -36,7 +41,7 @@ use crate::jobsdb::{Job, NewJob, Queue};
 use crate::settings::Settings;
 
 /// The `customVal` of gateway and archive jobs.
-const GATEWAY: &str = "GW";
+pub(super) const GATEWAY: &str = "GW";
 
 /// Takes the jobs that leave the processor.
 pub type Emit<'e> = dyn FnMut(Queue, &NewJob<'_>) + 'e;
@@ -51,6 +56,11 @@ pub struct Pipeline<'a> {
     /// RFC 3339, the time of this read.
     now: String,
     sources: Sources,
+    lookups: Arc<Lookups>,
+    /// Present where places are looked up and there is a database.
+    places: Option<Arc<Database>>,
+    /// The version that the events of each source's read are annotated with: that of the first one.
+    told_versions: HashMap<String, i64>,
     /// Present where deduplication is on.
     pub(super) duplicates: Option<Duplicates<'a>>,
     buffers: Buffers,
@@ -58,10 +68,10 @@ pub struct Pipeline<'a> {
 }
 
 #[derive(Default)]
-struct Buffers {
-    parameters: Vec<u8>,
+pub(super) struct Buffers {
+    pub(super) parameters: Vec<u8>,
     of_event: Vec<u8>,
-    copy: Vec<u8>,
+    pub(super) copy: Vec<u8>,
 }
 
 /// One event on its way.
@@ -88,6 +98,9 @@ impl<'a> Pipeline<'a> {
             settings,
             now,
             sources: HashMap::new(),
+            lookups: Arc::default(),
+            places: None,
+            told_versions: HashMap::new(),
             duplicates,
             buffers: Buffers::default(),
             counts: Counts::default(),
@@ -97,6 +110,13 @@ impl<'a> Pipeline<'a> {
     /// The same with the sources of earlier reads over the same snapshot and settings.
     pub(super) fn with_sources(mut self, sources: Sources) -> Pipeline<'a> {
         self.sources = sources;
+        self
+    }
+
+    /// The same with what events are held against.
+    pub(super) fn with_lookups(mut self, lookups: &Arc<Lookups>) -> Pipeline<'a> {
+        self.lookups = Arc::clone(lookups);
+        self.places = if self.settings.processor.geo.enabled { lookups.geo.current() } else { None };
         self
     }
 
@@ -110,13 +130,15 @@ impl<'a> Pipeline<'a> {
     /// # Errors
     /// Known message ids cannot be looked up.
     pub(super) fn look_up(&mut self, jobs: &[Job]) -> Result<(), ProcessorError> {
-        let Pipeline { snapshot, settings, sources, duplicates: Some(duplicates), .. } = self else { return Ok(()) };
+        let Pipeline { snapshot, settings, sources, lookups, duplicates: Some(duplicates), .. } = self else {
+            return Ok(());
+        };
         let mut keys = Vec::with_capacity(jobs.len());
         let mut keys_of = |job: &Job| {
             let Ok(parameters) = JobParameters::parse(&job.parameters) else { return };
             // Events that go nowhere must not make others duplicates.
-            let is_known = source_of(sources, &parameters.source_id, snapshot, settings).is_some();
-            if !is_known || parameters.bots.drops().is_some() {
+            let is_known = source_of(sources, &parameters.source_id, snapshot, settings, lookups).is_some();
+            if !is_known || parameters.is_replay || parameters.bots.drops().is_some() {
                 return;
             }
             let Ok(stored) = explode(&job.payload) else { return };
@@ -196,46 +218,88 @@ impl<'a> Pipeline<'a> {
             }
         };
         self.counts.received(received.as_ms());
-        let Pipeline { snapshot, settings, now, sources, duplicates, buffers, counts } = self;
-        let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings) else {
+        let Pipeline {
+            snapshot,
+            settings,
+            now,
+            sources,
+            lookups,
+            places,
+            told_versions,
+            duplicates,
+            buffers,
+            counts,
+            ..
+        } = self;
+        let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings, lookups) else {
             counts.unknown_source(&parameters.source_id, events.len());
             return Ok(());
         };
         for mut event in events {
             counts.events += 1;
+            if let Some(database) = places.as_deref().filter(|_| source.source.geo_enrichment) {
+                counts.located(geo::enrich(&mut event, request_ip, database));
+            }
             enrich(&mut event, &parameters, source, settings);
+            let kind = counts.kind_of(&event);
             match parameters.bots.drops() {
                 Some(Drop::Bot) => {
-                    counts.filtered("bot_management");
+                    counts.filtered_as(kind, Mark::new(Stage::BotManagement, None, State::Filtered, 298));
                     continue;
                 }
                 Some(Drop::Blocked) => {
-                    counts.filtered("event_blocking");
+                    counts.filtered_as(kind, Mark::new(Stage::EventBlocking, None, State::Filtered, 298));
                     continue;
                 }
+                None if parameters.bots.is_bot => counts.bot(kind, parameters.bots.bot_action == "flag"),
                 None => {}
             }
             if let Some(duplicates) = duplicates
+                && !parameters.is_replay
                 && duplicates.is_duplicate(duplicates.key(&message_id(&event), &parameters.source_job_run_id))
             {
                 counts.duplicates += 1;
+                counts.account(kind, "", Mark::new(Stage::Dedup, None, State::Filtered, 298));
                 continue;
             }
-            if source.has_archive && archive::takes(&source.source, &parameters.source_job_run_id) {
+            if source.has_archive
+                && !parameters.is_replay
+                && archive::takes(&source.source, &parameters.source_job_run_id)
+            {
                 archive_copy(job, &event, &parameters, &mut buffers.copy, emit);
                 counts.archived += 1;
             }
+            counts.account(kind, "", Mark::new(Stage::Gateway, None, State::Succeeded, 200));
             let (wishes, source_job_id) = read_context(&event);
             let only = Some(&*parameters.destination_id).filter(|id| !id.is_empty());
             let is_wanted = |route: &&Route| wishes.allow(&route.candidate, only);
             if !source.routes.iter().any(|route| is_wanted(&route)) {
-                counts.filtered("destination_filter");
+                let mark = Mark::new(Stage::DestinationFilter, Some(Stage::Gateway), State::Filtered, 298);
+                counts.filtered_as(kind, mark);
                 continue;
             }
             event.set("request_ip", request_ip);
             timefields::set(&mut event, &received);
 
             let facts = EventFacts::of(&event, source_job_id);
+            let mut before = Stage::DestinationFilter;
+            if let Some(plan) = &source.plan {
+                before = Stage::TrackingPlanValidator;
+                let told = told_versions.entry(parameters.source_id.clone().into_owned());
+                let verdict = planned::check(plan, &mut event, told);
+                counts.planned(kind, &verdict);
+                if verdict.is_dropped {
+                    let letter = PlanFailure { job, parameters: &parameters, source, event: &event, facts: &facts };
+                    letter.emit(&verdict, now, buffers, emit);
+                    counts.failed(
+                        GATEWAY,
+                        Stage::TrackingPlanValidator.name(),
+                        verdict.status(),
+                        &verdict.error_text(),
+                    );
+                    continue;
+                }
+            }
             buffers.of_event.clear();
             parameters::of_event(&mut buffers.of_event, &facts, &parameters, received.text(), job.id);
             let passing = Passing {
@@ -249,9 +313,11 @@ impl<'a> Pipeline<'a> {
             let is_drained = !parameters.source_job_run_id.is_empty()
                 && settings.processor.drained_job_runs.iter().any(|run| *run == parameters.source_job_run_id);
             for route in source.routes.iter().filter(is_wanted) {
-                match isolated(|| passing.outputs(route, is_drained)) {
+                let outputs = isolated(|| passing.outputs(route, is_drained));
+                counts.routed(kind, &route.candidate.destination.id, before, outcome_of(&outputs));
+                match outputs {
                     Ok(Some(outputs)) => passing.deliver(route, &outputs, buffers, counts, emit),
-                    Ok(None) => counts.filtered("event_filter"),
+                    Ok(None) => counts.filtered(Stage::EventFilter.name()),
                     Err(failed) => passing.dead_letter(route, &failed, now, buffers, counts, emit),
                 }
             }
@@ -266,9 +332,10 @@ fn source_of<'s>(
     id: &str,
     snapshot: &Snapshot,
     settings: &Settings,
+    lookups: &Lookups,
 ) -> Option<&'s SourceRoutes> {
     if !sources.contains_key(id) {
-        sources.insert(id.to_owned(), SourceRoutes::of(id, snapshot, settings));
+        sources.insert(id.to_owned(), SourceRoutes::of(id, snapshot, settings, lookups));
     }
     sources.get(id)?.as_ref()
 }
@@ -279,6 +346,19 @@ struct Failed {
     stage: &'static str,
     status: u16,
     error: Cow<'static, str>,
+}
+
+/// What the stages for one destination said, for the figures: the event filter, and the transformation behind it.
+fn outcome_of(outputs: &Result<Option<Vec<Output>>, Failed>) -> [Option<(Stage, State, u16)>; 2] {
+    let passed = Some((Stage::EventFilter, State::Succeeded, 200));
+    match outputs {
+        Ok(Some(_)) => [passed, Some((Stage::DestTransformer, State::Succeeded, 200))],
+        Ok(None) => [Some((Stage::EventFilter, State::Filtered, 298)), None],
+        Err(failed) if failed.stage == Stage::EventFilter.name() => {
+            [Some((Stage::EventFilter, State::Aborted, failed.status)), None]
+        }
+        Err(failed) => [passed, Some((Stage::DestTransformer, State::Aborted, failed.status))],
+    }
 }
 
 impl Passing<'_, '_> {
@@ -339,12 +419,13 @@ impl Passing<'_, '_> {
             error: &failed.error,
             transform_at: route.transform_at.name(),
             at: now,
+            violations: None,
         };
         buffers.parameters.clear();
         parameters::of_dead_letter(
             &mut buffers.parameters,
             &self.source.source,
-            destination,
+            &destination.id,
             self.facts,
             self.parameters,
             &failure,

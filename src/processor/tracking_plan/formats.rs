@@ -18,7 +18,8 @@ pub(super) fn register(options: ValidationOptions<'_>) -> ValidationOptions<'_> 
 fn is_email(text: &str) -> bool {
     let Some((local, domain)) = text.split_once('@') else { return false };
     let is_atom = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&byte))
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&byte))
     };
     let is_label = |part: &str| {
         !part.is_empty()
@@ -98,7 +99,8 @@ fn is_time(text: &str, needs_zone: bool) -> bool {
         return true;
     }
     // A leap second is the last one of a day in UTC.
-    let minutes = i64::from(hour) * 60 + i64::from(minute) - sign * (i64::from(zone_hour) * 60 + i64::from(zone_minute));
+    let minutes =
+        i64::from(hour) * 60 + i64::from(minute) - sign * (i64::from(zone_hour) * 60 + i64::from(zone_minute));
     second == 60 && minutes.rem_euclid(24 * 60) == 24 * 60 - 1
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 pub use plans::{Plans, SourcePlan};
-pub use violation::Violation;
+pub use violation::{Violation, ViolationKind};
 
 use crate::destination::{Message, push_json_string};
 

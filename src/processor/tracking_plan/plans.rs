@@ -124,7 +124,13 @@ impl SourcePlan {
     }
 
     /// Adds the text of one version of the plan.
-    pub fn with_version(mut self, plans: &Plans, version: i64, hash: u128, document: &Map<String, Value>) -> SourcePlan {
+    pub fn with_version(
+        mut self,
+        plans: &Plans,
+        version: i64,
+        hash: u128,
+        document: &Map<String, Value>,
+    ) -> SourcePlan {
         self.plans.insert(version, plans.get(&self.id, version, hash, document));
         self
     }

@@ -22,7 +22,8 @@ const ONE: [&str; 13] = [
 /// Keywords whose value is a list of schemas.
 const LIST: [&str; 4] = ["allOf", "anyOf", "oneOf", "items"];
 /// Keywords whose value holds schemas by name.
-const NAMED: [&str; 6] = ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
+const NAMED: [&str; 6] =
+    ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 /// The other keywords.
 const PLAIN: [&str; 38] = [
     "$anchor",
@@ -89,7 +90,11 @@ fn of_object(members: &Map<String, Value>, path: &str) -> Option<String> {
         let below = format!("{path}/{keyword}");
         let keyword = keyword.as_str();
         if NAMED.contains(&keyword) {
-            return value.as_object().into_iter().flatten().find_map(|(name, schema)| of_schema(schema, &format!("{below}/{name}")));
+            return value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .find_map(|(name, schema)| of_schema(schema, &format!("{below}/{name}")));
         }
         if let (true, Some(list)) = (LIST.contains(&keyword), value.as_array()) {
             return list.iter().enumerate().find_map(|(at, schema)| of_schema(schema, &format!("{below}/{at}")));
@@ -113,7 +118,10 @@ mod tests {
             (json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}}), None),
             (json!({"version": "1-0-0", "items": [{"uniqueItems": true}], "anyOf": [{}]}), None),
             (json!({"properties": {"a": {"typ": "string"}}}), Some("#/properties/a/typ is not a keyword")),
-            (json!({"then": {"required": ["b"]}}), Some("#/then/required names \"b\", which is not among its properties")),
+            (
+                json!({"then": {"required": ["b"]}}),
+                Some("#/then/required names \"b\", which is not among its properties"),
+            ),
             (json!({"allOf": [{}, {"foo": 1}]}), Some("#/allOf/1/foo is not a keyword")),
             (json!(true), None),
         ];

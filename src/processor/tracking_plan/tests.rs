@@ -47,37 +47,65 @@ fn every_keyword_has_its_type_and_its_words() {
         (json!({"const": 1}), json!(2), vec!["Unknown-Violation: must be equal to constant"]),
         (json!({"not": {"type": "string"}}), json!("x"), vec!["Unknown-Violation: must NOT be valid"]),
         (json!({"minProperties": 1}), json!({}), vec!["Unknown-Violation: must NOT have fewer than 1 properties"]),
-        (json!({"required": ["a", "b"]}), json!({}), vec![
-            "Required-Missing: must have required property 'a'",
-            "Required-Missing: must have required property 'b'",
-        ]),
-        (json!({"properties": {"a": {}}, "additionalProperties": false}), json!({"a": 1, "b": 2, "c": 3}), vec![
-            "Additional-Properties: must NOT have additional properties 'b'",
-            "Additional-Properties: must NOT have additional properties 'c'",
-        ]),
-        (json!({"properties": {"a": {}}, "unevaluatedProperties": false}), json!({"b": 2}), vec![
-            "Additional-Properties: must NOT have unevaluated properties 'b'",
-        ]),
-        (json!({"dependentRequired": {"a": ["b"]}}), json!({"a": 1}), vec![
-            "Unknown-Violation: must have property b when property a is present",
-        ]),
-        (json!({"dependencies": {"a": ["b", "c"]}}), json!({"a": 1, "c": 1}), vec![
-            "Unknown-Violation: must have properties b, c when property a is present",
-        ]),
-        (json!({"propertyNames": {"maxLength": 1}}), json!({"ab": 1, "c": 2}), vec![
-            "Advance-Rules-Violation: must NOT have more than 1 characters",
-            "Unknown-Violation: property name must be valid",
-        ]),
+        (
+            json!({"required": ["a", "b"]}),
+            json!({}),
+            vec![
+                "Required-Missing: must have required property 'a'",
+                "Required-Missing: must have required property 'b'",
+            ],
+        ),
+        (
+            json!({"properties": {"a": {}}, "additionalProperties": false}),
+            json!({"a": 1, "b": 2, "c": 3}),
+            vec![
+                "Additional-Properties: must NOT have additional properties 'b'",
+                "Additional-Properties: must NOT have additional properties 'c'",
+            ],
+        ),
+        (
+            json!({"properties": {"a": {}}, "unevaluatedProperties": false}),
+            json!({"b": 2}),
+            vec!["Additional-Properties: must NOT have unevaluated properties 'b'"],
+        ),
+        (
+            json!({"dependentRequired": {"a": ["b"]}}),
+            json!({"a": 1}),
+            vec!["Unknown-Violation: must have property b when property a is present"],
+        ),
+        (
+            json!({"dependencies": {"a": ["b", "c"]}}),
+            json!({"a": 1, "c": 1}),
+            vec!["Unknown-Violation: must have properties b, c when property a is present"],
+        ),
+        (
+            json!({"propertyNames": {"maxLength": 1}}),
+            json!({"ab": 1, "c": 2}),
+            vec![
+                "Advance-Rules-Violation: must NOT have more than 1 characters",
+                "Unknown-Violation: property name must be valid",
+            ],
+        ),
         (json!({"properties": {"a": false}}), json!({"a": 1}), vec!["Unknown-Violation: boolean schema is false"]),
-        (json!({"items": [{"type": "string"}], "additionalItems": false}), json!(["a", 1]), vec![
-            "Unknown-Violation: must NOT have more than 1 items",
-        ]),
+        (
+            json!({"items": [{"type": "string"}], "additionalItems": false}),
+            json!(["a", 1]),
+            vec!["Unknown-Violation: must NOT have more than 1 items"],
+        ),
     ]
     .into_iter()
     .map(|(rules, value, list)| (rules, value, list.into_iter().map(str::to_owned).collect()))
     .chain([
-        (json!({"uniqueItems": true}), json!([{"a": 1}, 2, {"a": 1}]), vec![format!("Advance-Rules-Violation: {twice}0 and 2 are identical)")]),
-        (json!({"uniqueItems": true, "items": {"type": "number"}}), json!([7, 7, 1]), vec![format!("Advance-Rules-Violation: {twice}1 and 0 are identical)")]),
+        (
+            json!({"uniqueItems": true}),
+            json!([{"a": 1}, 2, {"a": 1}]),
+            vec![format!("Advance-Rules-Violation: {twice}0 and 2 are identical)")],
+        ),
+        (
+            json!({"uniqueItems": true, "items": {"type": "number"}}),
+            json!([7, 7, 1]),
+            vec![format!("Advance-Rules-Violation: {twice}1 and 0 are identical)")],
+        ),
     ])
     .collect();
     for (rules, value, expected) in table {
@@ -91,42 +119,67 @@ fn composite_keywords_tell_what_is_inside_of_them() {
     let nothing = json!({"type": "null"});
     let table = [
         (json!({"allOf": [string]}), json!(1), vec!["Datatype-Mismatch: must be string"]),
-        (json!({"anyOf": [string, nothing]}), json!(1), vec![
-            "Datatype-Mismatch: must be null",
-            "Datatype-Mismatch: must be string",
-            "Unknown-Violation: must match a schema in anyOf",
-        ]),
-        (json!({"oneOf": [string, {"maxLength": 1}]}), json!("a"), vec![
-            "Unknown-Violation: must match exactly one schema in oneOf",
-        ]),
-        (json!({"oneOf": [string, {"minimum": 3}]}), json!(1), vec![
-            "Advance-Rules-Violation: must be >= 3",
-            "Datatype-Mismatch: must be string",
-            "Unknown-Violation: must match exactly one schema in oneOf",
-        ]),
-        (json!({"contains": {"const": 1}}), json!([2, 3]), vec![
-            "Unknown-Violation: must be equal to constant",
-            "Unknown-Violation: must be equal to constant",
-            "Unknown-Violation: must contain at least 1 valid item(s)",
-        ]),
-        (json!({"if": {"required": ["a"]}, "then": {"required": ["b"]}, "else": {"required": ["c", "d"]}}), json!({}), vec![
-            "Advance-Rules-Violation: must match \"else\" schema",
-            "Required-Missing: must have required property 'c'",
-            "Required-Missing: must have required property 'd'",
-        ]),
-        (json!({"items": {"if": {"type": "number"}, "then": {"minimum": 5}}}), json!([1, 2, 9]), vec![
-            "Advance-Rules-Violation: must be >= 5",
-            "Advance-Rules-Violation: must be >= 5",
-            "Advance-Rules-Violation: must match \"then\" schema",
-            "Advance-Rules-Violation: must match \"then\" schema",
-        ]),
+        (
+            json!({"anyOf": [string, nothing]}),
+            json!(1),
+            vec![
+                "Datatype-Mismatch: must be null",
+                "Datatype-Mismatch: must be string",
+                "Unknown-Violation: must match a schema in anyOf",
+            ],
+        ),
+        (
+            json!({"oneOf": [string, {"maxLength": 1}]}),
+            json!("a"),
+            vec!["Unknown-Violation: must match exactly one schema in oneOf"],
+        ),
+        (
+            json!({"oneOf": [string, {"minimum": 3}]}),
+            json!(1),
+            vec![
+                "Advance-Rules-Violation: must be >= 3",
+                "Datatype-Mismatch: must be string",
+                "Unknown-Violation: must match exactly one schema in oneOf",
+            ],
+        ),
+        (
+            json!({"contains": {"const": 1}}),
+            json!([2, 3]),
+            vec![
+                "Unknown-Violation: must be equal to constant",
+                "Unknown-Violation: must be equal to constant",
+                "Unknown-Violation: must contain at least 1 valid item(s)",
+            ],
+        ),
+        (
+            json!({"if": {"required": ["a"]}, "then": {"required": ["b"]}, "else": {"required": ["c", "d"]}}),
+            json!({}),
+            vec![
+                "Advance-Rules-Violation: must match \"else\" schema",
+                "Required-Missing: must have required property 'c'",
+                "Required-Missing: must have required property 'd'",
+            ],
+        ),
+        (
+            json!({"items": {"if": {"type": "number"}, "then": {"minimum": 5}}}),
+            json!([1, 2, 9]),
+            vec![
+                "Advance-Rules-Violation: must be >= 5",
+                "Advance-Rules-Violation: must be >= 5",
+                "Advance-Rules-Violation: must match \"then\" schema",
+                "Advance-Rules-Violation: must match \"then\" schema",
+            ],
+        ),
     ];
     for (rules, value, expected) in table {
         assert_eq!(found(rules.clone(), value), expected, "{rules}");
     }
     let rules = json!({"properties": {"p": {"$ref": "#/definitions/s"}}, "definitions": {"s": {"then": true, "type": "string"}}});
     let verdict = plan(rules).check(&json!({"type": "track", "event": "E", "p": 1}), 3);
-    assert_eq!(verdict.violations_json(), r##"[{"type":"Datatype-Mismatch","message":"must be string","meta":{"instancePath":"/p","schemaPath":"#/definitions/s/type"},"property":""}]"##);
+    assert_eq!(
+        verdict.violations_json(),
+        r##"[{"type":"Datatype-Mismatch","message":"must be string","meta":{"instancePath":"/p","schemaPath":"#/definitions/s/type"},"property":""}]"##
+    );
 }
 
 #[test]
@@ -139,7 +192,8 @@ fn a_schema_of_draft_4_keeps_its_rules() {
 
 #[test]
 fn violations_are_told_with_their_places() {
-    let rules = json!({"properties": {"p": {"additionalProperties": false, "required": ["q"], "properties": {"q": {}}}}});
+    let rules =
+        json!({"properties": {"p": {"additionalProperties": false, "required": ["q"], "properties": {"q": {}}}}});
     let verdict = plan(rules).check(&json!({"type": "track", "event": "E", "p": {"x": 1}}), 3);
     assert_eq!(verdict.status(), 400);
     let groups: Value = serde_json::from_str(&verdict.error_text()).unwrap();
@@ -170,7 +224,10 @@ fn a_plan_that_cannot_be_used_lets_events_pass() {
         (json!({"required": ["x"]}), 4),
     ] {
         let verdict = plan(rules.clone()).check(&event, version);
-        assert!(verdict.problem.is_some_and(|problem| problem.starts_with("Error occurred while validating: ")), "{rules}");
+        assert!(
+            verdict.problem.is_some_and(|problem| problem.starts_with("Error occurred while validating: ")),
+            "{rules}"
+        );
         assert!(!verdict.is_dropped && verdict.is_annotated && verdict.violations.is_empty());
     }
 }

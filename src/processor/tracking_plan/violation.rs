@@ -13,24 +13,40 @@ use super::schema::Rule;
 /// Most violations of one event; more say nothing new, and an event carries them all.
 const MOST_VIOLATIONS: usize = 500;
 
-/// The type of a violation.
+/// The type of a violation. The numbers are stored with figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum ViolationKind {
     /// The plan has no event of this name.
-    UnplannedEvent,
+    UnplannedEvent = 1,
     /// A property that the plan does not name.
-    AdditionalProperties,
+    AdditionalProperties = 2,
     /// A property is missing.
-    RequiredMissing,
+    RequiredMissing = 3,
     /// A value of another type.
-    DatatypeMismatch,
+    DatatypeMismatch = 4,
     /// A value outside of its bounds, list, pattern or format.
-    AdvanceRules,
+    AdvanceRules = 5,
     /// Anything else.
-    Unknown,
+    Unknown = 6,
 }
 
 impl ViolationKind {
+    /// Every type.
+    pub const ALL: [ViolationKind; 6] = [
+        ViolationKind::UnplannedEvent,
+        ViolationKind::AdditionalProperties,
+        ViolationKind::RequiredMissing,
+        ViolationKind::DatatypeMismatch,
+        ViolationKind::AdvanceRules,
+        ViolationKind::Unknown,
+    ];
+
+    /// The type of a stored number.
+    pub fn numbered(number: u8) -> Option<ViolationKind> {
+        ViolationKind::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
     /// The name that events and settings use.
     pub fn name(self) -> &'static str {
         match self {
@@ -247,12 +263,7 @@ impl<'r> Findings<'r> {
 }
 
 /// Type and text of a violation that is about the value itself.
-fn words(
-    kind: &Kind,
-    error: &ValidationError<'_>,
-    demand: Option<&Value>,
-    rule: &Rule,
-) -> (ViolationKind, String) {
+fn words(kind: &Kind, error: &ValidationError<'_>, demand: Option<&Value>, rule: &Rule) -> (ViolationKind, String) {
     use ViolationKind::{AdvanceRules, DatatypeMismatch, Unknown};
     let limit = || demand.map(number_or_text).unwrap_or_default();
     match kind {
@@ -320,9 +331,8 @@ fn words_of_dependency(error: &ValidationError<'_>, demand: Option<&Value>, miss
 fn words_of_duplicates(error: &ValidationError<'_>, rule: &Rule) -> String {
     let empty = Vec::new();
     let items = error.instance().as_array().unwrap_or(&empty);
-    let has_simple_items = sibling(rule, error.schema_path().as_str(), "items")
-        .and_then(|items| items.get("type"))
-        .is_some_and(|types| {
+    let has_simple_items =
+        sibling(rule, error.schema_path().as_str(), "items").and_then(|items| items.get("type")).is_some_and(|types| {
             let is_simple = |name: &Value| name != "object" && name != "array";
             types.as_array().map_or_else(|| is_simple(types), |types| types.iter().all(is_simple))
         });
