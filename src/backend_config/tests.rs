@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::code_files::CodeFiles;
+use super::code_files::{CodeFiles, Texts};
 use super::decode::{Decoded, decode};
 use super::secrets::References;
 use super::*;
@@ -239,15 +239,15 @@ fn put_nth(document: &mut Value, left: &mut usize, value: &Value) {
 }
 
 /// A follower of one file in a folder of its own, without a store.
-struct Followed {
-    dir: tempfile::TempDir,
-    config: BackendConfig,
+pub(super) struct Followed {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) config: BackendConfig,
     follower: Option<(Follower, mpsc::Receiver<Request>)>,
     stop: CancellationToken,
 }
 
 impl Followed {
-    fn new() -> Followed {
+    pub(super) fn new() -> Followed {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::defaults();
         settings.backend_config.path = dir.path().join("workspaceConfig.json");
@@ -257,41 +257,42 @@ impl Followed {
         Followed { dir, config, follower: Some((follower, requests)), stop: CancellationToken::new() }
     }
 
-    fn write(&self, document: &str) {
+    pub(super) fn write(&self, document: &str) {
         std::fs::write(self.path(), document).unwrap();
     }
 
-    fn replace(&self, document: &str) {
+    pub(super) fn replace(&self, document: &str) {
         let temporary = self.dir.path().join("new");
         std::fs::write(&temporary, document).unwrap();
         std::fs::rename(temporary, self.path()).unwrap();
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("workspaceConfig.json")
     }
 
-    async fn begin(&mut self, last_good: Option<&str>) -> bool {
+    pub(super) async fn begin(&mut self, last_good: Option<&str>) -> bool {
         let (follower, _) = self.follower.as_mut().unwrap();
-        follower.begin(last_good.map(|text| text.as_bytes().to_vec())).await
+        let kept = |text: &str| Kept { document: text.as_bytes().to_vec(), code: Texts::new() };
+        follower.begin(last_good.map(kept)).await
     }
 
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         let (follower, requests) = self.follower.take().unwrap();
         tokio::spawn(follower.run(requests, self.stop.clone()));
     }
 
-    fn workspace(&self) -> Option<String> {
+    pub(super) fn workspace(&self) -> Option<String> {
         self.config.current().and_then(|snapshot| snapshot.workspaces.keys().next().cloned())
     }
 
-    async fn wait_for_workspace(&self, id: &str, limit: Duration) {
+    pub(super) async fn wait_for_workspace(&self, id: &str, limit: Duration) {
         let mut snapshots = self.config.subscribe();
         let wanted = snapshots.wait_for(|snapshot| snapshot.as_ref().is_some_and(|s| s.workspaces.contains_key(id)));
         tokio::time::timeout(limit, wanted).await.expect("applied in time").unwrap();
     }
 
-    async fn wait_for_state(&self, is_wanted: impl Fn(&State) -> bool) {
+    pub(super) async fn wait_for_state(&self, is_wanted: impl Fn(&State) -> bool) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while !is_wanted(&self.config.state()) {
             assert!(tokio::time::Instant::now() < deadline, "{:?}", self.config.state());
@@ -418,7 +419,8 @@ async fn the_embedded_default_serves_only_without_a_file_and_without_a_demand_fo
     let path = settings.backend_config.path.clone();
     let (config, mut follower, requests) = BackendConfig::prepare(Live::new(settings), Clock::manual(1), None);
     assert!(!follower.begin(None).await);
-    follower.use_stored(default_document().into_bytes(), Mode::Embedded, "the embedded default").await;
+    let kept = Kept { document: default_document().into_bytes(), code: Texts::new() };
+    follower.use_stored(kept, Mode::Embedded, "the embedded default").await;
     assert_eq!(config.state().mode.name(), "EMBEDDED");
     assert!(config.state().last_error.is_none() && !config.state().from_last_good);
     let stop = CancellationToken::new();
