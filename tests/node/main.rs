@@ -27,4 +27,5 @@ mod end_to_end;
 mod isolation;
 mod order;
 mod restart;
+mod rules;
 mod sdk;

@@ -13,6 +13,8 @@ mod tally;
 mod upkeep;
 
 pub(super) use tally::{Mark, Tally};
+#[cfg(test)]
+pub(super) use upkeep::tidy;
 pub(super) use upkeep::{minute_of, run as run_upkeep};
 
 pub use report::{Filter, Line, Report, read};
