@@ -106,8 +106,8 @@ pub(super) mod tests {
         [vec![u8::try_from(items.len()).unwrap(), 4], items.concat()].concat()
     }
 
-    fn unsigned(number: u32) -> Vec<u8> {
-        [&[0xc4], number.to_be_bytes().as_slice()].concat()
+    fn small(number: u16) -> Vec<u8> {
+        [&[0xa2], number.to_be_bytes().as_slice()].concat()
     }
 
     /// A database that knows one city, for every IPv4 address of the lower half.
@@ -134,15 +134,15 @@ pub(super) mod tests {
         database.extend(record);
         database.extend(b"\xab\xcd\xefMaxMind.com");
         database.extend(map(&[
-            ("binary_format_major_version", unsigned(2)),
-            ("binary_format_minor_version", unsigned(0)),
+            ("binary_format_major_version", small(2)),
+            ("binary_format_minor_version", small(0)),
             ("build_epoch", [&[0x08, 0x02], 1_u64.to_be_bytes().as_slice()].concat()),
             ("database_type", text("City")),
             ("description", map(&[])),
-            ("ip_version", unsigned(4)),
+            ("ip_version", small(4)),
             ("languages", list(&[text("en")])),
-            ("node_count", unsigned(nodes)),
-            ("record_size", unsigned(24)),
+            ("node_count", [&[0xc4], nodes.to_be_bytes().as_slice()].concat()),
+            ("record_size", small(24)),
         ]));
         database
     }

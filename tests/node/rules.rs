@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::kit::{Behaviour, Client, Node, NodeBuilder, Sink, WRITE_KEY, Workspace, batch_body, pintle, track, wait_until};
+use crate::kit::{
+    Behaviour, Client, Node, NodeBuilder, Sink, WRITE_KEY, Workspace, batch_body, pintle, track, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,11 +61,10 @@ fn events_that_depart_from_their_plan_are_told_or_kept_back_and_can_be_replayed(
     node.start();
 
     let event = |id: &str, properties: Value| json!({"type": "track", "event": "Tick", "userId": "u", "messageId": id, "properties": properties});
-    send(&node, &[
-        event("good", json!({"n": 9})),
-        event("surplus", json!({"n": 9, "x": 1})),
-        event("small", json!({"n": 1})),
-    ]);
+    send(
+        &node,
+        &[event("good", json!({"n": 9})), event("surplus", json!({"n": 9, "x": 1})), event("small", json!({"n": 1}))],
+    );
     sink.wait_for(2, PATIENCE);
     let arrived = sink.accepted();
     assert_eq!(arrived[0].event["context"]["violationErrors"], json!([]));
@@ -117,7 +118,9 @@ fn refused_deliveries_are_listed_replayed_and_dropped() {
 
     // A failure of the processor goes its whole way again, also where duplicates are dropped, and only for its own
     // destination.
-    node.write_workspace(&Workspace::new().webhook("hook", &sink.url()).webhook("nowhere", &sink.url()).document().to_string());
+    node.write_workspace(
+        &Workspace::new().webhook("hook", &sink.url()).webhook("nowhere", &sink.url()).document().to_string(),
+    );
     wait_until("the mended destination takes them", PATIENCE, || {
         verb(&node, &["dead", "replay", "--destination", "nowhere", "--limit", "1"]);
         sink.count() >= 3
@@ -128,7 +131,9 @@ fn refused_deliveries_are_listed_replayed_and_dropped() {
     let report = json_of(&node, &["report", "--json", "--since", "1h"]);
     let events = |stage: &str, state: &str, destination: &str| -> u64 {
         let lines = report["lines"].as_array().unwrap().iter();
-        let wanted = lines.filter(|line| (line["stage"] == stage) & (line["state"] == state) & (line["destinationId"] == destination));
+        let wanted = lines.filter(|line| {
+            (line["stage"] == stage) & (line["state"] == state) & (line["destinationId"] == destination)
+        });
         wanted.map(|line| line["events"].as_u64().unwrap()).sum()
     };
     assert_eq!(events("dest_transformer", "succeeded", "hook"), 2);

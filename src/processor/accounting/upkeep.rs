@@ -43,7 +43,12 @@ pub(in super::super) async fn run(deps: Deps, stop: CancellationToken) {
 }
 
 /// Drops what is too old and joins what is over; returns the minute until which everything is joined. Blocks.
-pub(in super::super) fn tidy(jobs: &JobsDb, joined_until: u32, now_ms: i64, retention: Duration) -> Result<u32, JobsDbError> {
+pub(in super::super) fn tidy(
+    jobs: &JobsDb,
+    joined_until: u32,
+    now_ms: i64,
+    retention: Duration,
+) -> Result<u32, JobsDbError> {
     let now = minute_of(now_ms);
     let kept = u32::try_from(retention.as_secs() / 60).unwrap_or(u32::MAX);
     let oldest = now.saturating_sub(kept);

@@ -368,7 +368,10 @@ fn an_event_that_departs_from_its_plan_is_one_dead_letter_for_all_destinations()
     let snapshot = with_plan(drops, json!({"required": ["properties", "receivedAt"]}));
     let (sent, counts) = sent_with(&without_archive(), &snapshot, &job(&signup(), json!({})));
     let [letter] = sent.as_slice() else { panic!("{sent:?}") };
-    assert_eq!((letter.queue, letter.custom_val.as_str(), letter.destination_id.as_str()), (Queue::ProcError, "GW", ""));
+    assert_eq!(
+        (letter.queue, letter.custom_val.as_str(), letter.destination_id.as_str()),
+        (Queue::ProcError, "GW", "")
+    );
     assert_eq!(letter.parameters["violationErrors"][0]["property"], "properties");
     assert_eq!(letter.parameters["status_code"], 400);
     assert_eq!(letter.payload[0]["messageId"], "m-1");

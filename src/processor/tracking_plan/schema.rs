@@ -59,7 +59,7 @@ impl Rule {
         if self.validator.is_valid(event) {
             return Vec::new();
         }
-        let mut findings = Findings::new(self);
+        let mut findings = Findings::new(self, event);
         for error in self.validator.iter_errors(event) {
             findings.add(&error, "");
             if findings.is_full() || (!self.all_errors && !findings.violations.is_empty()) {

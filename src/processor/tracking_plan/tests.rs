@@ -64,6 +64,19 @@ fn every_keyword_has_its_type_and_its_words() {
             ],
         ),
         (
+            json!({"additionalProperties": false}),
+            json!({"b": 2, "c": 3}),
+            vec![
+                "Additional-Properties: must NOT have additional properties 'b'",
+                "Additional-Properties: must NOT have additional properties 'c'",
+            ],
+        ),
+        (
+            json!({"properties": {"additionalProperties": false}}),
+            json!({"additionalProperties": {"x": 1}}),
+            vec!["Unknown-Violation: boolean schema is false"],
+        ),
+        (
             json!({"properties": {"a": {}}, "unevaluatedProperties": false}),
             json!({"b": 2}),
             vec!["Additional-Properties: must NOT have unevaluated properties 'b'"],

@@ -10,6 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::schema::Rule;
 
+/// What is said about surplus properties, before their name.
+const ADDITIONAL: &str = "must NOT have additional properties";
+const UNEVALUATED: &str = "must NOT have unevaluated properties";
+
 /// Most violations of one event; more say nothing new, and an event carries them all.
 const MOST_VIOLATIONS: usize = 500;
 
@@ -126,6 +130,7 @@ impl Violation {
 /// Gathers what the check of one event against one rule found.
 pub(super) struct Findings<'r> {
     rule: &'r Rule,
+    event: &'r Value,
     pub(super) violations: Vec<Violation>,
     /// `if`s that were told already: path of the keyword, path in the event.
     told_conditions: HashSet<(String, String)>,
@@ -134,8 +139,8 @@ pub(super) struct Findings<'r> {
 }
 
 impl<'r> Findings<'r> {
-    pub(super) fn new(rule: &'r Rule) -> Findings<'r> {
-        Findings { rule, violations: Vec::new(), told_conditions: HashSet::new(), told_names: HashSet::new() }
+    pub(super) fn new(rule: &'r Rule, event: &'r Value) -> Findings<'r> {
+        Findings { rule, event, violations: Vec::new(), told_conditions: HashSet::new(), told_names: HashSet::new() }
     }
 
     /// Whether more would not be kept.
@@ -208,10 +213,10 @@ impl<'r> Findings<'r> {
     fn push_words(&mut self, error: &ValidationError<'_>, demand: Option<&Value>, place: Place) {
         match error.kind() {
             Kind::AdditionalProperties { unexpected } => {
-                self.push_surplus("must NOT have additional properties", unexpected, &place);
+                self.push_surplus(ADDITIONAL, unexpected, &place);
             }
             Kind::UnevaluatedProperties { unexpected } => {
-                self.push_surplus("must NOT have unevaluated properties", unexpected, &place);
+                self.push_surplus(UNEVALUATED, unexpected, &place);
             }
             Kind::Required { property } => {
                 let property = property.as_str().unwrap_or_default();
@@ -223,15 +228,32 @@ impl<'r> Findings<'r> {
                     self.push(ViolationKind::Unknown, message, None, place);
                 }
             }
-            Kind::FalseSchema => {
-                let place = Place { schema_path: format!("{}/false schema", place.schema_path), ..place };
-                self.push(ViolationKind::Unknown, "boolean schema is false".to_owned(), None, place);
-            }
+            // Where no property is allowed at all the library names none.
+            Kind::FalseSchema => match self.all_surplus(&place) {
+                Some((text, properties)) => self.push_surplus(text, &properties, &place),
+                None => {
+                    let place = Place { schema_path: format!("{}/false schema", place.schema_path), ..place };
+                    self.push(ViolationKind::Unknown, "boolean schema is false".to_owned(), None, place);
+                }
+            },
             kind => {
                 let (violation, message) = words(kind, error, demand, self.rule);
                 self.push(violation, message, None, place);
             }
         }
+    }
+
+    /// The properties of an object that may have none, and what is said about each.
+    fn all_surplus(&self, place: &Place) -> Option<(&'static str, Vec<String>)> {
+        let (parent, keyword) = place.schema_path.rsplit_once('/')?;
+        let text = match keyword {
+            "additionalProperties" => ADDITIONAL,
+            "unevaluatedProperties" => UNEVALUATED,
+            _ => return None,
+        };
+        let names_a_property = parent.ends_with("/properties") && place.instance_path.ends_with(keyword);
+        let members = self.event.pointer(&place.instance_path)?.as_object()?;
+        (!names_a_property).then(|| (text, members.keys().take(MOST_VIOLATIONS).cloned().collect()))
     }
 
     fn push_surplus(&mut self, text: &str, properties: &[String], place: &Place) {
