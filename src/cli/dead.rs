@@ -148,11 +148,8 @@ fn change(changing: Changing, verb: &str, done: &str) -> Result<(), Failure> {
             break;
         }
     }
-    let mut text = format!("{} {done}", total.changed);
-    if total.kept > 0 {
-        text.push_str(&format!(", {} kept", total.kept));
-    }
-    text.push('\n');
+    let kept = if total.kept > 0 { format!(", {} kept", total.kept) } else { String::new() };
+    let mut text = format!("{} {done}{kept}\n", total.changed);
     for reason in &total.reasons {
         output::line(&mut text, format_args!("  {}", output::printable(reason)));
     }

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
         [("source", &arguments.source), ("destination", &arguments.destination), ("stage", &arguments.stage)]
     {
         if let Some(value) = value {
-            path.push_str(&format!("&{name}={}", client::segment(value)));
+            path.extend(["&", name, "=", &client::segment(value)]);
         }
     }
     let report: Report = AdminClient::of(&arguments.flags.load()?.settings).get(&path)?;

@@ -436,11 +436,7 @@ fn conditions(path: &str) -> Vec<Condition<'_>> {
             "then" | "else" => {
                 found.push(Condition { path: path.get(..begins).unwrap_or_default(), branch: keyword, depth });
             }
-            "properties" | "patternProperties" => {
-                skip(&mut segments);
-                depth += 1;
-            }
-            "prefixItems" => {
+            "properties" | "patternProperties" | "prefixItems" => {
                 skip(&mut segments);
                 depth += 1;
             }
