@@ -17,6 +17,7 @@ use super::directory::SourceEntry;
 use super::intake::Prepared;
 use super::routes::Call;
 use crate::jobsdb::JobsDbError;
+use crate::telemetry::Tally;
 
 /// Most SDK versions that are told apart.
 const MOST_SDKS: usize = 50;
@@ -36,11 +37,11 @@ pub(super) struct Accepted {
 }
 
 struct SourceCounters {
-    requests: Counter,
-    outcome: Counter,
-    events: Counter,
-    successful_events: Counter,
-    bot_events: Counter,
+    requests: Tally,
+    outcome: Tally,
+    events: Tally,
+    successful_events: Tally,
+    bot_events: Tally,
 }
 
 /// What a thread found once and keeps.
@@ -49,7 +50,7 @@ struct Cache {
     stored: HashMap<(u64, Call, Sdk), SourceCounters>,
     refused: HashMap<(u64, Call, Refusal), (Counter, Counter)>,
     answered: HashMap<(&'static str, u16), Histogram>,
-    sizes: Option<(Histogram, Histogram, Counter, Counter)>,
+    sizes: Option<(Histogram, Histogram, Tally, Tally)>,
 }
 
 thread_local! {
@@ -87,23 +88,23 @@ pub(super) fn prepared(prepared: &Prepared<'_>, body_bytes: usize) {
         batch_size.record(prepared.len() as f64);
         #[allow(clippy::cast_precision_loss, reason = "sizes of requests are far below 2^53")]
         request_size.record(body_bytes as f64);
-        writes.increment(1);
+        writes.add(1);
     });
 }
 
 /// A request came without the header that keeps its sender's requests in order.
 pub(super) fn empty_anonymous_id() {
-    CACHE.with_borrow_mut(|cache| cache.sizes().3.increment(1));
+    CACHE.with_borrow_mut(|cache| cache.sizes().3.add(1));
 }
 
 impl Cache {
-    fn sizes(&mut self) -> &(Histogram, Histogram, Counter, Counter) {
+    fn sizes(&mut self) -> &(Histogram, Histogram, Tally, Tally) {
         self.sizes.get_or_insert_with(|| {
             (
                 histogram!("gateway.batch_size"),
                 histogram!("gateway.request_size"),
-                counter!("gateway.db_writes"),
-                counter!("gateway.empty_anonymous_id_header"),
+                Tally::of(counter!("gateway.db_writes")),
+                Tally::of(counter!("gateway.empty_anonymous_id_header")),
             )
         })
     }
@@ -116,20 +117,20 @@ pub(super) fn stored(entry: &SourceEntry, call: Call, accepted: &Accepted) {
         let make = || {
             let labels = labels(entry, call, &sdk.label());
             SourceCounters {
-                requests: counter!("gateway.write_key_requests", labels.clone()),
-                outcome: counter!("gateway.write_key_successful_requests", labels.clone()),
-                events: counter!("gateway.write_key_events", labels.clone()),
-                successful_events: counter!("gateway.write_key_successful_events", labels.clone()),
-                bot_events: counter!("gateway.write_key_bot_events", labels),
+                requests: Tally::of(counter!("gateway.write_key_requests", labels.clone())),
+                outcome: Tally::of(counter!("gateway.write_key_successful_requests", labels.clone())),
+                events: Tally::of(counter!("gateway.write_key_events", labels.clone())),
+                successful_events: Tally::of(counter!("gateway.write_key_successful_events", labels.clone())),
+                bot_events: Tally::of(counter!("gateway.write_key_bot_events", labels)),
             }
         };
         let counters = cached(&mut cache.stored, (entry.serial, call, sdk), make);
-        counters.requests.increment(1);
-        counters.outcome.increment(1);
-        counters.events.increment(accepted.events);
-        counters.successful_events.increment(accepted.events);
+        counters.requests.add(1);
+        counters.outcome.add(1);
+        counters.events.add(accepted.events);
+        counters.successful_events.add(accepted.events);
         if accepted.bots > 0 {
-            counters.bot_events.increment(accepted.bots);
+            counters.bot_events.add(accepted.bots);
         }
     });
 }

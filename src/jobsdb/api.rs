@@ -321,6 +321,8 @@ pub struct JournalRecord {
 pub struct Tx {
     pub(super) durability: Durability,
     pub(super) appends: Vec<(Queue, EncodedJob)>,
+    /// Leases that end well: nearly all do, and only their names are needed.
+    pub(super) succeeded: Vec<Lease>,
     pub(super) outcomes: Vec<(Lease, Outcome)>,
     pub(super) records: Vec<(Namespace, Vec<u8>, Option<Vec<u8>>)>,
     pub(super) journal: Vec<(Queue, u64, Option<JournalRecord>)>,
@@ -333,6 +335,7 @@ impl Tx {
         Tx {
             durability,
             appends: Vec::new(),
+            succeeded: Vec::new(),
             outcomes: Vec::new(),
             records: Vec::new(),
             journal: Vec::new(),
@@ -347,7 +350,10 @@ impl Tx {
 
     /// Ends a lease. An outcome for an unknown lease is ignored and counted.
     pub fn finish(&mut self, lease: Lease, outcome: Outcome) {
-        self.outcomes.push((lease, outcome));
+        match outcome {
+            Outcome::Succeeded => self.succeeded.push(lease),
+            other => self.outcomes.push((lease, other)),
+        }
     }
 
     /// Writes a record of another owner.
@@ -380,6 +386,7 @@ impl Tx {
         const PER_ENTRY: usize = 96;
         let appends: usize = self.appends.iter().map(|(_, job)| job.value.len() + PER_ENTRY).sum();
         let outcomes: usize = self.outcomes.iter().map(|(_, outcome)| outcome.stored_bytes() + PER_ENTRY).sum();
+        let succeeded = self.succeeded.len() * PER_ENTRY;
         let records: usize =
             self.records.iter().map(|(_, key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 16).sum();
         let journal: usize = self
@@ -387,12 +394,13 @@ impl Tx {
             .iter()
             .map(|(_, _, record)| record.as_ref().map_or(0, |record| record.payload.len()) + PER_ENTRY)
             .sum();
-        (appends + outcomes + records + journal + self.dedup.len() * 48) as u64
+        (appends + succeeded + outcomes + records + journal + self.dedup.len() * 48) as u64
     }
 
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.appends.is_empty()
+            && self.succeeded.is_empty()
             && self.outcomes.is_empty()
             && self.records.is_empty()
             && self.journal.is_empty()

@@ -43,14 +43,14 @@ pub use open::inspect;
 
 use crate::clock::Clock;
 use crate::settings::{JobsDbSettings, Profile, QueueSettings, Settings, StorageSettings};
-use crate::storage::{Family, Flusher, Storage, StorageError, codec};
+use crate::storage::{Family, Storage, StorageError, codec};
 use datasets::{DatasetRules, DroppedRange};
 use partitions::Partitions;
 use state::{QueueState, RecentRoom};
 use writer::{Permits, Request, Writer};
 
 /// Transactions that may wait for the writer.
-const WAITING_TRANSACTIONS: usize = 4_096;
+const WAITING_TRANSACTIONS: u32 = 4_096;
 /// Bytes of one permit of the byte gate.
 const PERMIT_BYTES: u64 = 1_024;
 /// Seconds of one bucket of the deduplication keys.
@@ -99,8 +99,8 @@ struct Shared {
     dropped: Mutex<Vec<DroppedRange>>,
     requests: Sender<Request>,
     due: Sender<()>,
-    /// Room for transactions, and for their bytes in units of [`PERMIT_BYTES`].
-    slots: Arc<Semaphore>,
+    /// Room for the bytes of transactions in units of [`PERMIT_BYTES`]. Small ones take a bit more, so that it
+    /// bounds their number too.
     room: Arc<Semaphore>,
     room_permits: u32,
     gate: watch::Sender<Gate>,
@@ -137,7 +137,6 @@ impl JobsDb {
             dropped: Mutex::default(),
             requests,
             due,
-            slots: Arc::new(Semaphore::new(WAITING_TRANSACTIONS)),
             room: Arc::new(Semaphore::new(room_permits as usize)),
             room_permits,
             gate: watch::Sender::new(Gate::Open),
@@ -145,8 +144,7 @@ impl JobsDb {
         });
         let stored_partitions = shared.restore()?;
         shared.watch_disk(&mut upkeep::DiskWatch::new(&shared));
-        let flusher = Flusher::start(shared.storage.clone(), shared.limits.lazy_flush_interval)?;
-        let writer = Writer::new(Arc::clone(&shared), flusher, stored_partitions);
+        let writer = Writer::new(Arc::clone(&shared), stored_partitions);
         let (stop_due, due_stops) = bounded(1);
         let (stop_upkeep, upkeep_stops) = bounded(1);
         let (stop_slow, slow_stops) = bounded(1);
@@ -156,7 +154,6 @@ impl JobsDb {
             writer: Some(thread("pintle-writer", move || {
                 writer.run(&incoming);
                 // Who still waits for room will not get any.
-                ending.slots.close();
                 ending.room.close();
             })?),
             due: Some(start_due(&shared, due_signal, due_stops)?),
@@ -505,10 +502,9 @@ impl Shared {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(stopped());
         }
-        let wanted = u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.room_permits);
-        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| stopped())?;
-        let room = Arc::clone(&self.room).acquire_many_owned(wanted).await.map_err(|_| stopped())?;
-        Ok((slot, room))
+        let wanted = u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX);
+        let wanted = wanted.max(self.room_permits / WAITING_TRANSACTIONS).min(self.room_permits);
+        Arc::clone(&self.room).acquire_many_owned(wanted).await.map_err(|_| stopped())
     }
 
     pub(super) fn send(&self, request: Request) {

@@ -629,3 +629,19 @@ fn commits_after_the_end_are_refused_and_never_hang() {
     tx.append(Queue::Gw, kit.job(Queue::Gw, "", "u", b"x"));
     assert!(matches!(kit.jobs.commit_blocking(tx), Err(JobsDbError::Unavailable(_))));
 }
+
+#[test]
+fn a_lazy_write_is_flushed_soon_and_an_idle_store_is_not() {
+    let kit = Kit::new();
+    let mut tx = Tx::new(Durability::Lazy);
+    tx.append(Queue::Gw, kit.job(Queue::Gw, "", "u", b"payload"));
+    let before = kit.jobs.storage().flushes();
+    kit.jobs.commit_blocking(tx).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while kit.jobs.storage().flushes() == before && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert_eq!(kit.jobs.storage().flushes() - before, 1);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(kit.jobs.storage().flushes() - before, 1, "nothing was written, so nothing is flushed");
+}

@@ -31,7 +31,7 @@ const EXPIRED_AT_ONCE: usize = 1_000;
 const MOST_JUMP_MS: i64 = 3_600_000;
 /// Bytes of log above which an idle store is worth shortening, and how long it must have been idle.
 const WORTH_SHORTENING: u64 = 16 << 20;
-const QUIET: Duration = Duration::from_secs(20);
+const QUIET: Duration = Duration::from_secs(5);
 /// Longest wait for the writer.
 const WRITER_WAIT: Duration = Duration::from_secs(60);
 

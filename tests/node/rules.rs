@@ -130,9 +130,8 @@ fn refused_deliveries_are_listed_replayed_and_dropped() {
     let report = json_of(&node, &["report", "--json", "--since", "1h"]);
     let events = |stage: &str, state: &str, destination: &str| -> u64 {
         let lines = report["lines"].as_array().unwrap().iter();
-        let wanted = lines.filter(|line| {
-            (line["stage"] == stage) & (line["state"] == state) & (line["destinationId"] == destination)
-        });
+        let wanted = lines
+            .filter(|line| line["stage"] == stage && line["state"] == state && line["destinationId"] == destination);
         wanted.map(|line| line["events"].as_u64().unwrap()).sum()
     };
     assert_eq!(events("dest_transformer", "succeeded", "hook"), 2);

@@ -101,7 +101,7 @@ mod tests {
         let page = include_str!("../../../storage-format.md");
         let line = page.lines().find(|line| line.starts_with("| ReportRecord | kinds (")).expect("a golden line");
         let written: String = line.rsplit('`').nth(1).unwrap().split_whitespace().collect();
-        let encoded: String = golden().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let encoded = golden().encode().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         assert_eq!(encoded, written);
         assert_eq!(Record::decode(&golden().encode()).unwrap(), golden());
     }
