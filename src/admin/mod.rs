@@ -9,6 +9,8 @@
 
 mod backup;
 mod components;
+mod dead;
+mod dead_routes;
 mod events;
 mod guard;
 mod listeners;
@@ -42,6 +44,7 @@ pub use backup::{
     restore, verify_files,
 };
 pub use components::{ComponentState, ComponentStatus, Components};
+pub use dead::{DeadChange, DeadLetter, DeadLetters};
 pub use listeners::{AdminError, Listeners, bind, socket_path};
 pub use send::Sent;
 pub use server::serve;

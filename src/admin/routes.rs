@@ -12,6 +12,10 @@
 //! | GET, POST `/v1/backups` (POST also `/v1/backup`) | snapshots; body `{"tables": true, "archive": true}` or empty |
 //! | DELETE `/v1/backups/{name}` | removes a snapshot |
 //! | `/internal/...` | as on the ingest port, whatever `Gateway.internalEndpointsEnabled` says (gateway.md 3) |
+//! | POST `/v1/dead/list` | [`super::DeadLetters`]; body: a filter (`dead.rs`) or empty |
+//! | GET `/v1/dead/{id}` | one dead letter with its payload |
+//! | POST `/v1/dead/replay`, `/v1/dead/drop` | [`super::DeadChange`]; body: a filter, or `{"all": true}` |
+//! | GET `/v1/report?seconds=&source=&destination=&stage=&events=` | what became of events, stage by stage |
 //!
 //! Errors are `{"error", "hint", "where"}`.
 
@@ -28,7 +32,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::server::Caller;
-use super::{Deps, backup, events, guard, pause, send, status};
+use super::{Deps, backup, dead_routes, events, guard, pause, send, status};
 
 /// Most bytes of a request body.
 const MAX_BODY: usize = 16 << 20;
@@ -58,11 +62,17 @@ pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incomin
         ["v1", "send"] if is(&Method::POST) => send_event(deps, caller, request).await,
         ["v1", "destinations", id, "pause"] if is(&Method::POST) => pause_destination(deps, caller, id, request).await,
         ["v1", "destinations", id, "resume"] if is(&Method::POST) => resume_destination(deps, caller, id).await,
-        ["healthz" | "readyz" | "metrics"] | ["v1", "status"] => method_not_allowed("GET, HEAD"),
-        ["v1", "backups"] => method_not_allowed("GET, HEAD, POST"),
-        ["v1", "reload" | "send" | "backup"] | ["v1", "destinations", _, "pause" | "resume"] => {
-            method_not_allowed("POST")
+        ["v1", "dead", "list"] if is(&Method::POST) => dead_routes::list(deps, request).await,
+        ["v1", "dead", verb @ ("replay" | "drop")] if is(&Method::POST) => {
+            dead_routes::change(deps, caller, verb, request).await
         }
+        ["v1", "dead", id] if is(&Method::GET) => dead_routes::show(deps, id).await,
+        ["v1", "report"] if is(&Method::GET) => dead_routes::report(deps, request.uri().query()).await,
+        ["healthz" | "readyz" | "metrics"] | ["v1", "status" | "report"] => method_not_allowed("GET, HEAD"),
+        ["v1", "backups"] => method_not_allowed("GET, HEAD, POST"),
+        ["v1", "reload" | "send" | "backup"]
+        | ["v1", "dead", "list" | "replay" | "drop"]
+        | ["v1", "destinations", _, "pause" | "resume"] => method_not_allowed("POST"),
         ["v1", "backups", _] => method_not_allowed("DELETE"),
         _ => error(StatusCode::NOT_FOUND, "not found", "the routes are listed in the README", &path),
     }
@@ -229,7 +239,7 @@ async fn resume_destination(deps: &Deps, caller: &Caller, id: &str) -> Answer {
 }
 
 /// Reads a JSON object; an empty body is an empty object.
-async fn json_body(request: Request<Incoming>) -> Result<Value, Answer> {
+pub(super) async fn json_body(request: Request<Incoming>) -> Result<Value, Answer> {
     let is_declared = guard::is_json(&request);
     let declared_length = request.body().size_hint().lower();
     let too_large = || error(StatusCode::PAYLOAD_TOO_LARGE, "the request body is larger than 16 MiB", "", "");
@@ -298,7 +308,7 @@ fn method_not_allowed(allowed: &'static str) -> Answer {
     answer
 }
 
-fn broken(problem: &str) -> Answer {
+pub(super) fn broken(problem: &str) -> Answer {
     tracing::error!(problem, "an admin request failed");
     error(StatusCode::INTERNAL_SERVER_ERROR, "the request failed inside the node", "see the log", "")
 }
@@ -316,7 +326,7 @@ pub(super) fn error(status: StatusCode, problem: &str, hint: &str, place: &str) 
     json_answer(status, &body)
 }
 
-fn json_answer<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+pub(super) fn json_answer<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     let (status, body) = match serde_json::to_vec(value) {
         Ok(body) => (status, body),
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, br#"{"error":"the answer cannot be written as JSON"}"#.to_vec()),

@@ -9,11 +9,13 @@ mod backup;
 mod check;
 mod client;
 mod config;
+mod dead;
 mod destination;
 mod failure;
 mod flags;
 mod output;
 mod reload;
+mod report;
 mod run;
 mod send;
 mod status;
@@ -62,6 +64,10 @@ enum Verb {
     User(user::Verb),
     /// List destinations, hold and resume delivery to them.
     Destination(destination::Args),
+    /// List, show, replay and drop events that failed and deliveries that were given up.
+    Dead(dead::Args),
+    /// Show what became of events, stage by stage.
+    Report(report::Args),
     /// Show the settings in force, with the origin of each value.
     Config(config::Args),
     /// Print the version.
@@ -103,6 +109,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Reload(arguments) => reload::run(arguments),
         Verb::User(verb) => user::run(verb),
         Verb::Destination(arguments) => destination::run(arguments),
+        Verb::Dead(arguments) => dead::run(arguments),
+        Verb::Report(arguments) => report::run(arguments),
         Verb::Config(arguments) => config::run(arguments),
         Verb::Version(arguments) => version::run(&arguments),
     }

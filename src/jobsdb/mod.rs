@@ -347,6 +347,28 @@ impl JobsDb {
         Ok(())
     }
 
+    /// The first records of another owner whose keys are at least `from` and less than `to`, in key order. Blocks on
+    /// the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn scan_between(
+        &self,
+        namespace: Namespace,
+        from: &[u8],
+        to: &[u8],
+        most: usize,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JobsDbError> {
+        let full = |key: &[u8]| [&[namespace as u8], key].concat();
+        let mut scan = self.0.shared.storage.scan(Family::Records, &full(from), &full(to)).map_err(failed)?;
+        let mut records = Vec::new();
+        while records.len() < most {
+            let Some((key, value)) = scan.next_entry().map_err(failed)? else { break };
+            records.push((key.get(1..).unwrap_or_default().to_vec(), value.to_vec()));
+        }
+        Ok(records)
+    }
+
     /// Journal records of the queue. Blocks on the store.
     ///
     /// # Errors

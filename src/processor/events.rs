@@ -9,6 +9,10 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::ProcessorError;
+use super::accounting::{Mark, Stage, State, Tally};
+use super::geo::Located;
+use super::tracking_plan::{Verdict, ViolationKind};
+use crate::destination::Message;
 use crate::jobsdb::{JobsDbError, Queue};
 use crate::telemetry::may_log;
 
@@ -35,9 +39,86 @@ pub(super) struct Counts {
     unreadable: u64,
     unknown_source: u64,
     lost: u64,
+    /// What became of the events, stage by stage; stored with the batch.
+    pub(super) tally: Tally,
+    located: [u64; 4],
+    plan_checks: [u64; 3],
 }
 
 impl Counts {
+    /// The number of the event's kind in the figures.
+    pub(super) fn kind_of(&mut self, event: &Message<'_>) -> u32 {
+        let text = |key: &str| event.text(key).unwrap_or_default();
+        self.tally.kind(&text("type"), &text("event"))
+    }
+
+    /// What a stage said about an event.
+    pub(super) fn account(&mut self, kind: u32, destination_id: &str, mark: Mark) {
+        self.tally.count(kind, destination_id, mark);
+    }
+
+    /// A stage before the fan-out filtered an event.
+    pub(super) fn filtered_as(&mut self, kind: u32, mark: Mark) {
+        self.filtered(mark.stage.name());
+        self.tally.count(kind, "", mark);
+    }
+
+    /// An event of a bot goes on.
+    pub(super) fn bot(&mut self, kind: u32, is_flagged: bool) {
+        let state = if is_flagged { State::BotFlagged } else { State::BotDetected };
+        self.tally.count(kind, "", Mark::new(Stage::BotManagement, None, State::BotDetected, 200));
+        self.tally.count(kind, "", Mark::new(Stage::Gateway, None, state, 200));
+    }
+
+    /// The tracking plan said this: one record per type of violation.
+    pub(super) fn planned(&mut self, kind: u32, verdict: &Verdict) {
+        let (state, status) = match (verdict.is_dropped, verdict.violations.is_empty()) {
+            (true, _) => (State::Aborted, 400),
+            (false, false) => (State::SucceededWithViolations, 200),
+            (false, true) => (State::SucceededWithoutViolations, 200),
+        };
+        let [succeeded, dropped, violating] = &mut self.plan_checks;
+        *(if verdict.is_dropped { dropped } else { succeeded }) += 1;
+        *violating += u64::from(!verdict.violations.is_empty());
+        let mark = Mark::new(Stage::TrackingPlanValidator, Some(Stage::DestinationFilter), state, status);
+        if verdict.violations.is_empty() {
+            self.tally.count(kind, "", mark);
+        }
+        for violation in ViolationKind::ALL {
+            let found = verdict.violations.iter().filter(|found| found.kind == violation).count() as u64;
+            if found > 0 {
+                self.tally.count_violations(kind, Mark { error_type: violation as u8, ..mark }, found);
+            }
+        }
+    }
+
+    /// The stages for one destination said this, in order; `before` is the stage before them.
+    pub(super) fn routed(
+        &mut self,
+        kind: u32,
+        destination_id: &str,
+        before: Stage,
+        outcome: [Option<(Stage, State, u16)>; 2],
+    ) {
+        let mut after = before;
+        for (stage, state, status) in outcome.into_iter().flatten() {
+            self.tally.count(kind, destination_id, Mark::new(stage, Some(after), state, status));
+            after = stage;
+        }
+    }
+
+    /// The place of an event was looked up.
+    pub(super) fn located(&mut self, located: Located) {
+        let [done, empty, invalid, failed] = &mut self.located;
+        match located {
+            Located::Untouched => {}
+            Located::Done => *done += 1,
+            Located::EmptyIp => *empty += 1,
+            Located::InvalidIp => *invalid += 1,
+            Located::Failed => *failed += 1,
+        }
+    }
+
     pub(super) fn received(&mut self, at_ms: i64) {
         self.oldest_received_ms = Some(self.oldest_received_ms.map_or(at_ms, |oldest| oldest.min(at_ms)));
     }
@@ -119,6 +200,19 @@ impl Counts {
         }
         if self.lost > 0 {
             counter!("processor_lost_jobs", "partition" => source_id.clone()).increment(self.lost);
+        }
+        for (error, looked_up) in ["", "empty_ip", "invalid_ip", "locate_failed"].into_iter().zip(self.located) {
+            if looked_up > 0 {
+                counter!("proc_geo_enricher_request", "error" => error).increment(looked_up);
+            }
+        }
+        let [succeeded, dropped, violating] = self.plan_checks;
+        if succeeded + dropped > 0 {
+            let of = |name: &'static str| counter!(name, "partition" => source_id.clone());
+            of("proc_num_tp_input_events").increment(succeeded + dropped);
+            of("proc_num_tp_output_success_events").increment(succeeded);
+            of("proc_num_tp_output_failed_events").increment(dropped);
+            of("proc_tp_violating_events").increment(violating);
         }
         if let Some(oldest) = self.oldest_received_ms {
             let delay_ms = now_ms.saturating_sub(oldest).max(0);
@@ -225,4 +319,50 @@ pub(super) fn workers(count: usize) {
 pub(super) fn worker_lost(source_id: &str, problem: &str) {
     counter!("processor_lost_workers").increment(1);
     tracing::error!(source_id, "a processor worker ended unexpectedly and is started again: {problem}");
+}
+
+/// A rule of a tracking plan cannot be used; its events pass unchecked.
+pub(super) fn plan_unusable(plan_id: &str, version: i64, rule: &str, problem: &str) {
+    counter!("proc_tp_unusable_rules").increment(1);
+    if let Some(silenced) = may_log("tracking plan", plan_id) {
+        tracing::warn!(
+            plan_id,
+            version,
+            rule,
+            silenced,
+            "events pass this rule of the tracking plan unchecked: {problem}"
+        );
+    }
+}
+
+/// A rule is used here, but the hosted validator would refuse it and let its events pass.
+pub(super) fn plan_not_strict(plan_id: &str, version: i64, rule: &str, refusal: &str) {
+    if let Some(silenced) = may_log("tracking plan strictness", plan_id) {
+        tracing::warn!(
+            plan_id,
+            version,
+            rule,
+            silenced,
+            "the rule is applied here, but RudderStack's validator refuses it and lets its events pass: {refusal}"
+        );
+    }
+}
+
+/// The GeoIP database was read, or could not be.
+pub(super) fn geo_database(path: &std::path::Path, read: Result<u64, &str>) {
+    match read {
+        Ok(build_epoch) => tracing::info!(path = %path.display(), build_epoch, "the GeoIP database is in force"),
+        Err(problem) => {
+            counter!("proc_geo_database_failures").increment(1);
+            tracing::warn!(path = %path.display(), "the GeoIP database cannot be read: {problem}");
+        }
+    }
+}
+
+/// Stored figures could not be joined or dropped; it is tried again.
+pub(super) fn figures_not_tidied(problem: &str) {
+    counter!("processor_report_failures").increment(1);
+    if let Some(silenced) = may_log("reporting figures", "") {
+        tracing::warn!(silenced, "stored figures could not be looked after: {problem}");
+    }
 }

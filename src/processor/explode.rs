@@ -22,6 +22,8 @@ pub struct JobParameters<'p> {
     pub traceparent: Cow<'p, str>,
     /// The only destination that the job is for; empty = all.
     pub destination_id: Cow<'p, str>,
+    /// The operator sends the event again: it is no duplicate, and it is in the archive.
+    pub is_replay: bool,
     /// What the gateway found out about bots and blocked events.
     pub bots: BotVerdict<'p>,
 }
@@ -49,6 +51,7 @@ struct Written<'p> {
     bot_url: Cow<'p, str>,
     bot_is_invalid_browser: bool,
     is_event_blocked: bool,
+    is_replay: bool,
 }
 
 impl<'p> JobParameters<'p> {
@@ -64,6 +67,7 @@ impl<'p> JobParameters<'p> {
             source_task_run_id: written.source_task_run_id,
             traceparent: written.traceparent,
             destination_id: written.destination_id,
+            is_replay: written.is_replay,
             bots: BotVerdict {
                 is_bot: written.is_bot,
                 bot_action: written.bot_action,

@@ -7,7 +7,7 @@
 
 use super::dedup::Claims;
 use super::run_tally::RunTally;
-use crate::jobsdb::{Durability, EncodedJob, Lease, Outcome, Queue, Tx};
+use crate::jobsdb::{Durability, EncodedJob, Lease, Namespace, Outcome, Queue, Tx};
 
 /// Transactions in the order in which they must be committed.
 #[derive(Debug)]
@@ -76,6 +76,11 @@ impl Handover {
             self.open.claims.push(claims);
         }
         bytes
+    }
+
+    /// Adds the figures of the read to its last transaction: they are stored when all of it is.
+    pub(super) fn add_figures(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.open.tx.put(Namespace::Reporting, key, value);
     }
 
     /// The transactions, in order.

@@ -8,12 +8,13 @@
 //! repeated, never dropped; a failing source holds up no other; a job that makes processing panic is a dead
 //! letter and holds up no other job. A read uses one snapshot of the workspace.
 //!
-//! The stages, in order: [`explode`], [`bots`], [`duplicates`] with the rule of [`dedup`], [`archive`], [`choose`]
-//! with [`consent`], [`timefields`], [`filter`], then the destination transformation (`destination`).
+//! The stages, in order: [`explode`], [`geo`], [`bots`], [`duplicates`] with the rule of [`dedup`], [`archive`], [`choose`]
+//! with [`consent`], [`timefields`], [`tracking_plan`], [`filter`], then the destination transformation (`destination`).
 //! [`pipeline`] calls them, [`handover`] gathers what comes out, [`worker`] reads and stores.
 //! Stored numbers are integers where they are integral: the gateway writes them so (processor.md 19.1), and
 //! slices keep them.
 
+pub mod accounting;
 pub mod archive;
 pub mod bots;
 pub mod choose;
@@ -23,13 +24,18 @@ pub mod duplicates;
 mod events;
 pub mod explode;
 pub mod filter;
+pub mod geo;
+mod geo_file;
 mod handover;
+mod lookups;
 mod metadata;
 mod parameters;
 pub mod pipeline;
+mod planned;
 mod route;
 mod run_tally;
 pub mod timefields;
+pub mod tracking_plan;
 pub mod transform_at;
 mod worker;
 
@@ -102,7 +108,16 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), ProcessorErr
     let appeared = deps.jobs.partition_appeared(Queue::Gw);
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     // One more than there are cores, so that a read can wait for the store while others use the processor.
-    let shared = Arc::new(Shared { deps, slots: Arc::new(Semaphore::new(cores + 1)), in_flight: Arc::default() });
+    let shared = Arc::new(Shared {
+        deps,
+        slots: Arc::new(Semaphore::new(cores + 1)),
+        in_flight: Arc::default(),
+        lookups: Arc::default(),
+    });
+    // Ends with this function, also where it is dropped.
+    let mut beside = JoinSet::new();
+    beside.spawn(geo_file::follow(Arc::clone(&shared.lookups), shared.deps.settings.clone(), stop.clone()));
+    beside.spawn(accounting::run_upkeep(shared.deps.clone(), stop.clone()));
     let mut workers = Workers::default();
     loop {
         workers.start_missing(&shared, &stop);
@@ -116,6 +131,11 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), ProcessorErr
     }
     while let Some(ended) = workers.tasks.join_next_with_id().await {
         workers.forget(ended);
+    }
+    while let Some(ended) = beside.join_next().await {
+        if let Err(lost) = ended {
+            events::worker_lost("", &lost.to_string());
+        }
     }
     Ok(())
 }

@@ -99,22 +99,24 @@ pub(super) struct Failure<'a> {
     pub(super) transform_at: &'static str,
     /// RFC 3339.
     pub(super) at: &'a str,
+    /// JSON text of what departs from the tracking plan.
+    pub(super) violations: Option<&'a str>,
 }
 
-/// Parameters of a dead letter.
+/// Parameters of a dead letter; `destination_id` is empty where the event failed for all.
 pub(super) fn of_dead_letter(
     out: &mut Vec<u8>,
     source: &Source,
-    destination: &Destination,
+    destination_id: &str,
     facts: &EventFacts,
     job: &JobParameters<'_>,
     failure: &Failure<'_>,
 ) {
     out.push(b'{');
-    let connection_id = format!("{}:{}", source.id, destination.id);
+    let connection_id = format!("{}:{destination_id}", source.id);
     let members = [
         ("source_id", source.id.as_str()),
-        ("destination_id", destination.id.as_str()),
+        ("destination_id", destination_id),
         ("source_job_run_id", &job.source_job_run_id),
         ("source_task_run_id", &job.source_task_run_id),
         ("connection_id", connection_id.as_str()),
@@ -133,6 +135,10 @@ pub(super) fn of_dead_letter(
     out.extend_from_slice(failure.status.to_string().as_bytes());
     out.extend_from_slice(b",\"attempt\":1,\"record_id\":");
     out.extend_from_slice(facts.record_id.as_bytes());
+    if let Some(violations) = failure.violations {
+        out.extend_from_slice(b",\"violationErrors\":");
+        out.extend_from_slice(violations.as_bytes());
+    }
     out.push(b'}');
 }
 

@@ -4,9 +4,9 @@
 //! No clock, and no I/O but the look-up of known message ids where deduplication is on. A job that goes out
 //! is handed to `emit`, which stores it.
 //!
-//! Stages per event: enrich (bots), drop (bots, blocked events, duplicates), archive copy, destinations that
-//! it may go to, time fields; then per destination: event filter, destination transformation. User transformations and
-//! tracking plans have their places between the time fields and the event filter.
+//! Stages per event: enrich (place, bots), drop (bots, blocked events, duplicates), archive copy, destinations that
+//! it may go to, time fields, tracking plan; then per destination: event filter, destination transformation. User
+//! transformations have their place between the tracking plan and the event filter.
 //!
 //! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
 //! per destination the payload. One buffer for parameters and one for copies serve the whole read.
@@ -14,12 +14,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use memchr::memmem::Finder;
 use uuid::Uuid;
 
 use super::ProcessorError;
+use super::accounting::{Mark, Stage, State};
 use super::archive;
 use super::bots::Drop;
 use super::choose::Wishes;
@@ -27,8 +28,11 @@ use super::duplicates::Duplicates;
 use super::events::Counts;
 use super::explode::{JobParameters, Stored, explode};
 use super::filter::Verdict;
+use super::geo::{self, Database};
+use super::lookups::Lookups;
 use super::metadata;
 use super::parameters::{self, EventFacts, Failure, message_id};
+use super::planned::{self, PlanFailure};
 use super::route::{Route, SourceRoutes};
 use super::run_tally::RunTally;
 use super::timefields;
@@ -39,7 +43,7 @@ use crate::jobsdb::{CancelledRuns, Job, NewJob, Queue};
 use crate::settings::Settings;
 
 /// The `customVal` of gateway and archive jobs.
-const GATEWAY: &str = "GW";
+pub(super) const GATEWAY: &str = "GW";
 
 /// In a job's parameters: a mark that the gateway sets, and that the job is of no run.
 static MARK: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"is_"));
@@ -58,6 +62,11 @@ pub struct Pipeline<'a> {
     /// RFC 3339, the time of this read.
     now: String,
     sources: Sources,
+    lookups: Arc<Lookups>,
+    /// Present where places are looked up and there is a database.
+    places: Option<Arc<Database>>,
+    /// The version that the events of each source's read are annotated with: that of the first one.
+    told_versions: HashMap<String, i64>,
     /// Present where deduplication is on.
     pub(super) duplicates: Option<Duplicates<'a>>,
     cancelled_runs: CancelledRuns,
@@ -68,10 +77,10 @@ pub struct Pipeline<'a> {
 }
 
 #[derive(Default)]
-struct Buffers {
-    parameters: Vec<u8>,
+pub(super) struct Buffers {
+    pub(super) parameters: Vec<u8>,
     of_event: Vec<u8>,
-    copy: Vec<u8>,
+    pub(super) copy: Vec<u8>,
 }
 
 /// One event on its way.
@@ -98,6 +107,9 @@ impl<'a> Pipeline<'a> {
             settings,
             now,
             sources: HashMap::new(),
+            lookups: Arc::default(),
+            places: None,
+            told_versions: HashMap::new(),
             duplicates,
             cancelled_runs: CancelledRuns::default(),
             run: RunTally::default(),
@@ -123,6 +135,13 @@ impl<'a> Pipeline<'a> {
         std::mem::take(&mut self.run)
     }
 
+    /// The same with what events are held against.
+    pub(super) fn with_lookups(mut self, lookups: &Arc<Lookups>) -> Pipeline<'a> {
+        self.lookups = Arc::clone(lookups);
+        self.places = if self.settings.processor.geo.enabled { lookups.geo.current() } else { None };
+        self
+    }
+
     /// What the read counted, and the sources for the next one.
     pub(super) fn finish(self) -> (Counts, Sources) {
         (self.counts, self.sources)
@@ -133,13 +152,15 @@ impl<'a> Pipeline<'a> {
     /// # Errors
     /// Known message ids cannot be looked up.
     pub(super) fn look_up(&mut self, jobs: &[Job]) -> Result<(), ProcessorError> {
-        let Pipeline { snapshot, settings, sources, duplicates: Some(duplicates), .. } = self else { return Ok(()) };
+        let Pipeline { snapshot, settings, sources, lookups, duplicates: Some(duplicates), .. } = self else {
+            return Ok(());
+        };
         let mut keys = Vec::with_capacity(jobs.len());
         let mut keys_of = |job: &Job| {
             let Ok(parameters) = JobParameters::parse(&job.parameters) else { return };
             // Events that go nowhere must not make others duplicates.
-            let is_known = source_of(sources, &parameters.source_id, snapshot, settings).is_some();
-            if !is_known || parameters.bots.drops().is_some() {
+            let is_known = source_of(sources, &parameters.source_id, snapshot, settings, lookups).is_some();
+            if !is_known || parameters.is_replay || parameters.bots.drops().is_some() {
                 return;
             }
             let Ok(stored) = explode(&job.payload) else { return };
@@ -203,20 +224,26 @@ impl<'a> Pipeline<'a> {
 
     /// Counts the events of a job of which nothing can come, without a look at them.
     fn skip(&mut self, job: &Job) -> bool {
-        let Pipeline { snapshot, settings, sources, duplicates: None, counts, .. } = self else { return false };
+        let Pipeline { snapshot, settings, sources, lookups, duplicates: None, counts, .. } = self else {
+            return false;
+        };
         // A mark of the gateway decides under which name the event is filtered, and runs are counted one by one.
         if MARK.find(&job.parameters).is_some() || NO_RUN.find(&job.parameters).is_none() {
             return false;
         }
-        let source = source_of(sources, &job.partition.source_id, snapshot, settings);
+        let source = source_of(sources, &job.partition.source_id, snapshot, settings, lookups);
         if !source.is_some_and(SourceRoutes::lead_nowhere) {
             return false;
         }
         counts.jobs += 1;
         counts.received(job.created_us.div_euclid(1_000));
+        // What the events are is not looked at, so the figures do not tell them apart.
+        let kind = counts.tally.kind("", "");
         for _ in 0..job.event_count {
             counts.events += 1;
-            counts.filtered("destination_filter");
+            counts.account(kind, "", Mark::new(Stage::Gateway, None, State::Succeeded, 200));
+            let mark = Mark::new(Stage::DestinationFilter, Some(Stage::Gateway), State::Filtered, 298);
+            counts.filtered_as(kind, mark);
         }
         true
     }
@@ -244,46 +271,89 @@ impl<'a> Pipeline<'a> {
             }
         };
         self.counts.received(received.as_ms());
-        let Pipeline { snapshot, settings, now, sources, duplicates, cancelled_runs, run, buffers, counts } = self;
-        let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings) else {
+        let Pipeline {
+            snapshot,
+            settings,
+            now,
+            sources,
+            lookups,
+            places,
+            told_versions,
+            duplicates,
+            cancelled_runs,
+            run,
+            buffers,
+            counts,
+        } = self;
+        let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings, lookups) else {
             counts.unknown_source(&parameters.source_id, events.len());
             return Ok(());
         };
         for mut event in events {
             counts.events += 1;
+            if let Some(database) = places.as_deref().filter(|_| source.source.geo_enrichment) {
+                counts.located(geo::enrich(&mut event, request_ip, database));
+            }
             enrich(&mut event, &parameters, source, settings);
+            let kind = counts.kind_of(&event);
             match parameters.bots.drops() {
                 Some(Drop::Bot) => {
-                    counts.filtered("bot_management");
+                    counts.filtered_as(kind, Mark::new(Stage::BotManagement, None, State::Filtered, 298));
                     continue;
                 }
                 Some(Drop::Blocked) => {
-                    counts.filtered("event_blocking");
+                    counts.filtered_as(kind, Mark::new(Stage::EventBlocking, None, State::Filtered, 298));
                     continue;
                 }
+                None if parameters.bots.is_bot => counts.bot(kind, parameters.bots.bot_action == "flag"),
                 None => {}
             }
             if let Some(duplicates) = duplicates
+                && !parameters.is_replay
                 && duplicates.is_duplicate(duplicates.key(&message_id(&event), &parameters.source_job_run_id))
             {
                 counts.duplicates += 1;
+                counts.account(kind, "", Mark::new(Stage::Dedup, None, State::Filtered, 298));
                 continue;
             }
-            if source.has_archive && archive::takes(&source.source, &parameters.source_job_run_id) {
+            if source.has_archive
+                && !parameters.is_replay
+                && archive::takes(&source.source, &parameters.source_job_run_id)
+            {
                 archive_copy(job, &event, &parameters, &mut buffers.copy, emit);
                 counts.archived += 1;
             }
+            counts.account(kind, "", Mark::new(Stage::Gateway, None, State::Succeeded, 200));
             let (wishes, source_job_id) = read_context(&event);
             let only = Some(&*parameters.destination_id).filter(|id| !id.is_empty());
             let is_wanted = |route: &&Route| wishes.allow(&route.candidate, only);
             if !source.routes.iter().any(|route| is_wanted(&route)) {
-                counts.filtered("destination_filter");
+                let mark = Mark::new(Stage::DestinationFilter, Some(Stage::Gateway), State::Filtered, 298);
+                counts.filtered_as(kind, mark);
                 continue;
             }
             event.set("request_ip", request_ip);
             timefields::set(&mut event, &received);
 
             let facts = EventFacts::of(&event, source_job_id);
+            let mut before = Stage::DestinationFilter;
+            if let Some(plan) = &source.plan {
+                before = Stage::TrackingPlanValidator;
+                let told = told_versions.entry(parameters.source_id.clone().into_owned());
+                let verdict = planned::check(plan, &mut event, told);
+                counts.planned(kind, &verdict);
+                if verdict.is_dropped {
+                    let letter = PlanFailure { job, parameters: &parameters, source, event: &event, facts: &facts };
+                    letter.emit(&verdict, now, buffers, emit);
+                    counts.failed(
+                        GATEWAY,
+                        Stage::TrackingPlanValidator.name(),
+                        verdict.status(),
+                        &verdict.error_text(),
+                    );
+                    continue;
+                }
+            }
             buffers.of_event.clear();
             parameters::of_event(&mut buffers.of_event, &facts, &parameters, received.text(), job.id);
             let passing = Passing {
@@ -298,23 +368,25 @@ impl<'a> Pipeline<'a> {
                 && (settings.processor.drained_job_runs.iter().any(|listed| *listed == parameters.source_job_run_id)
                     || cancelled_runs.contains(&parameters.source_job_run_id));
             for route in source.routes.iter().filter(is_wanted) {
-                match isolated(|| passing.outputs(route, is_drained)) {
+                let outputs = isolated(|| passing.outputs(route, is_drained));
+                let destination = &route.candidate.destination;
+                counts.routed(kind, &destination.id, before, outcome_of(&outputs));
+                match outputs {
                     Ok(Some(outputs)) => {
-                        run.stored(&route.candidate.destination.id, outputs.len() as u64);
+                        run.stored(&destination.id, outputs.len() as u64);
                         passing.deliver(route, &outputs, buffers, counts, emit);
                     }
                     Ok(None) => {
-                        run.filtered(&route.candidate.destination.id);
-                        counts.filtered("event_filter");
+                        run.filtered(&destination.id);
+                        counts.filtered(Stage::EventFilter.name());
                     }
                     Err(failed) => {
-                        run.failed(&route.candidate.destination.id, &facts.record_id, failed.status);
+                        run.failed(&destination.id, &facts.record_id, failed.status);
                         // What the operator gave up is not kept (jobsdb.md 8.1).
                         if !is_drained {
                             passing.dead_letter(route, &failed, now, buffers, emit);
                         }
-                        let kind = &route.candidate.destination.definition.name;
-                        counts.failed(kind, failed.stage, failed.status, &failed.error);
+                        counts.failed(&destination.definition.name, failed.stage, failed.status, &failed.error);
                     }
                 }
             }
@@ -329,9 +401,10 @@ fn source_of<'s>(
     id: &str,
     snapshot: &Snapshot,
     settings: &Settings,
+    lookups: &Lookups,
 ) -> Option<&'s SourceRoutes> {
     if !sources.contains_key(id) {
-        sources.insert(id.to_owned(), SourceRoutes::of(id, snapshot, settings));
+        sources.insert(id.to_owned(), SourceRoutes::of(id, snapshot, settings, lookups));
     }
     sources.get(id)?.as_ref()
 }
@@ -342,6 +415,19 @@ struct Failed {
     stage: &'static str,
     status: u16,
     error: Cow<'static, str>,
+}
+
+/// What the stages for one destination said, for the figures: the event filter, and the transformation behind it.
+fn outcome_of(outputs: &Result<Option<Vec<Output>>, Failed>) -> [Option<(Stage, State, u16)>; 2] {
+    let passed = Some((Stage::EventFilter, State::Succeeded, 200));
+    match outputs {
+        Ok(Some(_)) => [passed, Some((Stage::DestTransformer, State::Succeeded, 200))],
+        Ok(None) => [Some((Stage::EventFilter, State::Filtered, 298)), None],
+        Err(failed) if failed.stage == Stage::EventFilter.name() => {
+            [Some((Stage::EventFilter, State::Aborted, failed.status)), None]
+        }
+        Err(failed) => [passed, Some((Stage::DestTransformer, State::Aborted, failed.status))],
+    }
 }
 
 impl Passing<'_, '_> {
@@ -394,12 +480,13 @@ impl Passing<'_, '_> {
             error: &failed.error,
             transform_at: route.transform_at.name(),
             at: now,
+            violations: None,
         };
         buffers.parameters.clear();
         parameters::of_dead_letter(
             &mut buffers.parameters,
             &self.source.source,
-            destination,
+            &destination.id,
             self.facts,
             self.parameters,
             &failure,

@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use super::archive;
 use super::choose::{Candidate, candidates};
 use super::filter::EventFilter;
+use super::lookups::Lookups;
 use super::parameters;
+use super::tracking_plan::SourcePlan;
 use super::transform_at::TransformAt;
 use crate::backend_config::{Snapshot, Source};
 use crate::destination::{Plan, is_batch};
@@ -22,6 +24,8 @@ pub(super) struct SourceRoutes {
     pub(super) has_archive: bool,
     /// Reverse-ETL sources carry members that are not for destinations.
     pub(super) is_reverse_etl: bool,
+    /// What its events are held against.
+    pub(super) plan: Option<SourcePlan>,
 }
 
 /// The way to one destination.
@@ -38,7 +42,12 @@ pub(super) struct Route {
 
 impl SourceRoutes {
     /// The routes of a source; `None` when the workspace does not know it.
-    pub(super) fn of(source_id: &str, snapshot: &Snapshot, settings: &Settings) -> Option<SourceRoutes> {
+    pub(super) fn of(
+        source_id: &str,
+        snapshot: &Snapshot,
+        settings: &Settings,
+        lookups: &Lookups,
+    ) -> Option<SourceRoutes> {
         let source = Arc::clone(snapshot.source_by_id.get(source_id)?);
         let workspace_settings: Option<&Map<String, Value>> =
             snapshot.workspaces.get(&source.workspace_id).map(|workspace| &workspace.settings);
@@ -47,6 +56,7 @@ impl SourceRoutes {
         Some(SourceRoutes {
             routes,
             has_archive: archive::exists(&settings.archival, workspace_settings),
+            plan: lookups.plan_of(&source, snapshot),
             is_reverse_etl: source.definition.category == "warehouse",
             source,
         })

@@ -253,3 +253,36 @@ async fn it_waits_for_a_configuration_and_stops_when_told() {
     let ended = run(Deps { config: receiver, ..kit.deps.clone() }, CancellationToken::new()).await;
     assert!(matches!(ended, Err(ProcessorError::NoConfiguration)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_stored_with_their_batch_joined_later_and_dropped_when_old() {
+    let kit = Kit::new(settings());
+    kit.store(&[("src1", "u", "m1"), ("src1", "u", "m2"), ("src2", "u", "m3")]).await;
+    kit.process(3, 0).await;
+    kit.store(&[("src1", "u", "m4")]).await;
+    // The first three are in the hands of the test already.
+    kit.process(1, 0).await;
+    let (jobs, start) = (kit.jobs.clone(), START_MS);
+    let figures = tokio::task::spawn_blocking(move || {
+        let of = |from_ms, to_ms| {
+            let filter = accounting::Filter { source_id: "src1".to_owned(), by_event: true, ..Default::default() };
+            let report = accounting::read(&jobs, from_ms, to_ms, &filter).unwrap();
+            let lines = report.lines.into_iter().filter(|line| line.stage == "dest_transformer");
+            lines.map(|line| (line.after, line.destination_id, line.event_type, line.events)).collect::<Vec<_>>()
+        };
+        let stored = || jobs.scan(crate::jobsdb::Namespace::Reporting, b"").unwrap().len();
+        let all = vec![("event_filter".to_owned(), "d1".to_owned(), "track".to_owned(), 3)];
+        assert_eq!(of(start, start + 60_000), all);
+        assert_eq!(of(start - 120_000, start - 60_000), []);
+        let parts = stored();
+        assert!(parts >= 3, "{parts}");
+        let month = Duration::from_secs(30 * 86_400);
+        accounting::tidy(&jobs, 0, start + 60_000, month).unwrap();
+        assert_eq!(stored(), parts, "a minute that may get more parts waits");
+        accounting::tidy(&jobs, 0, start + 3_600_000, month).unwrap();
+        assert_eq!((stored(), of(start, start)), (2, all));
+        accounting::tidy(&jobs, 0, start + 40 * 86_400_000, month).unwrap();
+        stored()
+    });
+    assert_eq!(figures.await.unwrap(), 0);
+}

@@ -17,8 +17,9 @@ use super::dedup::InFlight;
 use super::duplicates::Duplicates;
 use super::events::{self, Counts, Meters};
 use super::handover::{Handover, MessageIds};
+use super::lookups::Lookups;
 use super::pipeline::{Pipeline, Sources};
-use super::{Deps, ProcessorError};
+use super::{Deps, ProcessorError, accounting};
 use crate::backend_config::Snapshot;
 use crate::clock::Clock;
 use crate::event::time::Moment;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) slots: Arc<Semaphore>,
     /// Message ids of events on their way.
     pub(super) in_flight: Arc<InFlight<u128>>,
+    /// What events are held against.
+    pub(super) lookups: Arc<Lookups>,
 }
 
 /// A processed read that waits to be stored.
@@ -191,6 +194,7 @@ impl Worker {
             select: self.select.clone(),
             limits,
             in_flight: Arc::clone(&self.shared.in_flight),
+            lookups: Arc::clone(&self.shared.lookups),
             snapshot,
             settings,
             clock: self.shared.deps.clock.clone(),
@@ -272,6 +276,7 @@ struct Read {
     select: Select,
     limits: Limits,
     in_flight: Arc<InFlight<u128>>,
+    lookups: Arc<Lookups>,
     snapshot: Arc<Snapshot>,
     settings: Arc<Settings>,
     clock: Clock,
@@ -298,10 +303,12 @@ impl Read {
         let expiry_ms = now.as_millisecond().saturating_add(window_ms);
 
         let sources = self.known.lock().take(&self.snapshot, &self.settings);
+        let minute = accounting::minute_of(now.as_millisecond());
         let now = Moment::utc(now).to_text();
         let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates)
             .with_sources(sources)
-            .with_cancelled_runs(self.jobs.cancelled_runs());
+            .with_cancelled_runs(self.jobs.cancelled_runs())
+            .with_lookups(&self.lookups);
         let mut handover = Handover::new(self.settings.storage.max_tx_bytes);
         let mut outputs: Vec<(Queue, EncodedJob)> = Vec::new();
         let mut output_bytes = 0;
@@ -324,6 +331,12 @@ impl Read {
         drop(leased.leases.drain(..handed_over));
         let (counts, sources) = pipeline.finish();
         self.known.lock().sources = sources;
+        if self.settings.processor.reporting.enabled
+            && let Some(first) = page.jobs.first()
+            && let Some((key, value)) = counts.tally.stored(minute, &first.partition.source_id, first.id)
+        {
+            handover.add_figures(key, value);
+        }
         Ok(Some((handover, counts, handed_over)))
     }
 }

@@ -1,5 +1,6 @@
 //! The processor's limits and rules (processor.md 17).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,22 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("Dedup.dedupWindow", Kind::Duration(Unit::Second), "3600s", "How long a message id is remembered.")
         .also(&["Dedup.dedupWindowInS"])
         .hot(),
+    Key::new(
+        "GeoEnrichment.enabled",
+        Kind::Bool,
+        "false",
+        "Write places of addresses into events of sources that ask for it; needs Geolocation.db.path.",
+    )
+    .hot(),
+    Key::new(
+        "Geolocation.db.path",
+        Kind::Text,
+        "",
+        "MaxMind City database (.mmdb), read again when the file is replaced; empty: no places.",
+    )
+    .hot(),
+    Key::new("Reporting.enabled", Kind::Bool, "true", "Count what becomes of events, stage by stage.").hot(),
+    Key::new("Reporting.retention", Kind::Duration(Unit::Day), "30d", "How long those figures are kept.").hot(),
     Key::new("drain.jobRunIDs", Kind::List, "", "Reverse-ETL runs whose events are given up.").hot(),
 ];
 
@@ -57,6 +74,10 @@ pub struct ProcessorSettings {
     pub bot_enrichment: bool,
     /// Deduplication by message id.
     pub dedup: DedupSettings,
+    /// Places of addresses.
+    pub geo: GeoSettings,
+    /// Figures of what becomes of events.
+    pub reporting: ReportingSettings,
     /// Reverse-ETL runs whose events are given up.
     pub drained_job_runs: Vec<String>,
     raw: Arc<Raw>,
@@ -71,6 +92,24 @@ pub struct DedupSettings {
     pub window: Duration,
 }
 
+/// Settings of the geolocation.
+#[derive(Clone, Debug)]
+pub struct GeoSettings {
+    /// Whether places are written into events of sources that ask for it.
+    pub enabled: bool,
+    /// The MaxMind City database.
+    pub database: Option<PathBuf>,
+}
+
+/// Settings of the figures of what becomes of events.
+#[derive(Clone, Copy, Debug)]
+pub struct ReportingSettings {
+    /// Whether they are stored.
+    pub enabled: bool,
+    /// How long.
+    pub retention: Duration,
+}
+
 impl ProcessorSettings {
     pub(super) fn read(r: &Reader<'_>, raw: &Arc<Raw>) -> ProcessorSettings {
         ProcessorSettings {
@@ -81,6 +120,14 @@ impl ProcessorSettings {
             max_loop_sleep: r.duration("Processor.maxLoopSleep").max(Duration::from_secs(1)),
             bot_enrichment: r.flag("BotEnrichment.enabled"),
             dedup: DedupSettings { enabled: r.flag("Dedup.enableDedup"), window: r.duration("Dedup.dedupWindow") },
+            geo: GeoSettings {
+                enabled: r.flag("GeoEnrichment.enabled"),
+                database: Some(r.text("Geolocation.db.path")).filter(|path| !path.is_empty()).map(PathBuf::from),
+            },
+            reporting: ReportingSettings {
+                enabled: r.flag("Reporting.enabled"),
+                retention: r.duration("Reporting.retention"),
+            },
             drained_job_runs: r.list("drain.jobRunIDs"),
             raw: Arc::clone(raw),
         }

@@ -35,5 +35,6 @@ mod job_runs;
 mod listener;
 mod order;
 mod restart;
+mod rules;
 mod sdk;
 mod webhook;

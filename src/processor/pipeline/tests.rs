@@ -4,7 +4,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::backend_config::{Destination, DestinationDefinition, Source, SourceDefinition, Workspace};
+use crate::backend_config::{
+    Destination, DestinationDefinition, Source, SourceDefinition, SourceTrackingPlan, TrackingPlan, Workspace,
+};
 use crate::jobsdb::{Lease, Partition};
 
 const NOW: &str = "2025-03-10T12:00:11.000Z";
@@ -345,4 +347,65 @@ fn a_panic_outside_of_a_destination_gives_up_its_job_alone() {
     outputs.clear();
     pipeline.run_guarded(&job(&signup(), json!({})), &mut outputs, emit, Vec::clear).unwrap();
     assert_eq!(outputs.first().map(|(queue, _)| *queue), Some(Queue::Rt));
+}
+
+fn with_plan(config: Value, rules: Value) -> Snapshot {
+    let document = json!({"events": [{"name": "Signup", "eventType": "track", "rules": rules}]});
+    let plan = TrackingPlan::new("tp", 2, document.as_object().cloned().unwrap());
+    let planned = SourceTrackingPlan {
+        id: "tp".to_owned(),
+        version: 2,
+        config: config.as_object().cloned().unwrap(),
+        merged_config: None,
+        plan: Some(Arc::new(plan)),
+    };
+    let two = vec![webhook(), destination("d2", "WEBHOOK", json!({ "webhookUrl": "https://b.example" }))];
+    snapshot(two, |source| source.tracking_plan = Some(planned.clone()), Value::Null)
+}
+
+#[test]
+fn an_event_that_departs_from_its_plan_is_one_dead_letter_for_all_destinations() {
+    let drops = json!({"global": {"anyOtherViolation": "drop"}});
+    let snapshot = with_plan(drops, json!({"required": ["properties", "receivedAt"]}));
+    let (sent, counts) = sent_with(&without_archive(), &snapshot, &job(&signup(), json!({})));
+    let [letter] = sent.as_slice() else { panic!("{sent:?}") };
+    assert_eq!(
+        (letter.queue, letter.custom_val.as_str(), letter.destination_id.as_str()),
+        (Queue::ProcError, "GW", "")
+    );
+    assert_eq!(letter.parameters["violationErrors"][0]["property"], "properties");
+    assert_eq!(letter.parameters["status_code"], 400);
+    assert_eq!(letter.payload[0]["messageId"], "m-1");
+    assert_eq!(letter.payload[0].get("context"), None, "the event is kept as it was");
+    assert_eq!(counts.tally.of(Stage::TrackingPlanValidator, State::Aborted), 1);
+    assert_eq!(counts.tally.of(Stage::DestTransformer, State::Succeeded), 0);
+}
+
+#[test]
+fn an_event_that_may_go_on_tells_every_destination_what_was_found() {
+    let snapshot = with_plan(json!({"global": {"anyOtherViolation": "forward"}}), json!({"required": ["properties"]}));
+    let (sent, counts) = sent_with(&without_archive(), &snapshot, &job(&signup(), json!({})));
+    assert_eq!(sent.len(), 2);
+    for sent in &sent {
+        let context = &sent.payload["body"]["JSON"]["context"];
+        assert_eq!((&context["trackingPlanId"], &context["trackingPlanVersion"]), (&json!("tp"), &json!(2)));
+        assert_eq!(context["violationErrors"][0]["type"], "Required-Missing");
+    }
+    assert_eq!(counts.tally.of(Stage::TrackingPlanValidator, State::SucceededWithViolations), 1);
+    assert_eq!(counts.tally.of(Stage::EventFilter, State::Succeeded), 2);
+    assert_eq!(counts.tally.of(Stage::DestTransformer, State::Succeeded), 2);
+}
+
+#[test]
+fn a_replayed_event_is_not_archived_again() {
+    let mut settings = Settings::defaults();
+    settings.archival.enabled = true;
+    settings.archival.local_path = Some("/archive".into());
+    let snapshot = snapshot(vec![webhook()], |_| {}, Value::Null);
+    let queues = |parameters: Value| -> Vec<Queue> {
+        let (sent, _) = sent_with(&settings, &snapshot, &job(&signup(), parameters));
+        sent.iter().map(|sent| sent.queue).collect()
+    };
+    assert_eq!(queues(json!({})), [Queue::Arc, Queue::Rt]);
+    assert_eq!(queues(json!({"is_replay": true})), [Queue::Rt]);
 }
