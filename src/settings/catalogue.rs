@@ -92,6 +92,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::processor::KEYS,
         super::router::KEYS,
         super::storage::KEYS,
+        super::transform::KEYS,
     ]
     .into_iter()
     .flatten()

@@ -27,6 +27,7 @@ mod log;
 mod processor;
 mod router;
 mod storage;
+mod transform;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub use processor::ProcessorSettings;
 pub use raw::{Origin, Raw, Reader, SettingsError};
 pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
 pub use storage::{Profile, StorageSettings};
+pub use transform::TransformSettings;
 
 /// Every setting of the node, validated.
 #[derive(Clone, Debug)]
@@ -62,6 +64,8 @@ pub struct Settings {
     pub backend_config: BackendConfigSettings,
     /// The processor's limits.
     pub processor: ProcessorSettings,
+    /// User transformations.
+    pub transform: TransformSettings,
     /// Real-time delivery.
     pub router: RouterSettings,
     /// Delivery in files.
@@ -84,10 +88,13 @@ impl Settings {
     pub fn from_raw(raw: &Arc<Raw>) -> Result<Settings, Vec<SettingsError>> {
         let reader = Reader::new(raw);
         let storage = StorageSettings::read(&reader);
+        let admin = AdminSettings::read(&reader);
+        let own_listeners = admin.listen.into_iter().collect();
         let settings = Settings {
+            transform: TransformSettings::read(&reader, storage.profile, own_listeners),
+            admin,
             data_dir: PathBuf::from(reader.text("dataDir")),
             gateway: GatewaySettings::read(&reader, storage.profile),
-            admin: AdminSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),
