@@ -81,14 +81,17 @@ pub struct ConfigurationStatus {
     pub sources: usize,
     /// Its destinations.
     pub destinations: usize,
-    /// Where it comes from: `JSON` (a file), `EMBEDDED` (the node's own default).
+    /// Where it comes from: `JSON` (a file), `API` (a control plane), `EMBEDDED` (the node's own default).
     pub mode: String,
-    /// The file that is followed.
+    /// The file that is followed, or the URL that is asked.
     pub path: Option<String>,
-    /// Why the file cannot be used now.
+    /// Why the workspace cannot be used now.
     pub last_error: Option<String>,
-    /// The file could not be used since the start; the stored copy is in force.
+    /// The workspace could not be used since the start; the stored copy is in force.
     pub from_last_good: bool,
+    /// What of the workspace in force is off or older than it could be, and why.
+    #[serde(default)]
+    pub limits: Vec<String>,
 }
 
 /// One queue.
@@ -273,9 +276,10 @@ fn configuration(deps: &Deps, snapshot: Option<&Snapshot>) -> ConfigurationStatu
         sources: snapshot.map_or(0, |snapshot| snapshot.source_by_id.len()),
         destinations: snapshot.map_or(0, |snapshot| snapshot.destination_by_id.len()),
         mode: state.mode.name().to_owned(),
-        path: state.path.map(|path| path.display().to_string()),
+        path: state.url.or_else(|| state.path.map(|path| path.display().to_string())),
         last_error: state.last_error,
         from_last_good: state.from_last_good,
+        limits: state.limits,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::code_files::{self, CodeFiles, Texts};
 use super::decode::{Problem, decode};
 use super::file;
 use super::locate::{Step, locate, path_text};
@@ -39,11 +40,17 @@ pub fn check_file(
     let missing = || vec![Problem::whole("does not exist", "create it with `pintle init`")];
     let bytes = file::read(path).map_err(|problem| vec![problem])?.ok_or_else(missing)?;
     let variable = |name: &str| std::env::var(name).ok();
-    let decoded = decode(&bytes, &References { prefix: variable_prefix, variable: &variable })?;
+    let (code, code_problems) = code_files::read(file::beside(path), &Texts::new());
+    let files = CodeFiles::of(&code);
+    let decoded = decode(&bytes, &References { prefix: variable_prefix, variable: &variable }, &files)?;
 
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
     let mut warnings = Warnings { text: text.strip_prefix('\u{feff}').unwrap_or(text), found: Vec::new() };
     warnings.mode(path);
+    warnings.found.extend(code_problems.into_iter().chain(files.problems));
+    for missing in decoded.missing {
+        warnings.found.push(Problem::whole(missing.what, missing.hint));
+    }
     for (steps, why) in &decoded.replaced.unresolved {
         warnings.add(steps, format!("cannot be had: {why}"), "without it the text itself is used");
     }

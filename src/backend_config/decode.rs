@@ -1,19 +1,16 @@
-//! From the text of a workspace document to a [`Workspace`] (gateway.md 11.2, 11.5, 11.6).
+//! From the text of a workspace document to a [`Workspace`] (gateway.md 11.2).
 //!
 //! A document is taken whole or refused whole, with every reason and its place. Nothing that is reported
 //! holds a value of the document: values can be secrets.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::assemble::assemble;
+use super::code_files::CodeFiles;
 use super::locate::{line_and_column, locate, path_text};
-use super::model::{
-    Connection, Destination, DestinationDefinition, Source, SourceDefinition, Transformation, Workspace,
-};
-use super::replay;
+use super::model::Workspace;
 use super::secrets::{self, References, Replaced};
 use super::shape::{self, DOCUMENT, Findings, UnknownKey};
 
@@ -59,10 +56,27 @@ pub(super) struct Decoded {
     pub(super) workspace: Workspace,
     pub(super) replaced: Replaced,
     pub(super) unknown: Vec<UnknownKey>,
+    /// What the document names and this node does not have: what needs it is off, all else works.
+    pub(super) missing: Vec<Missing>,
 }
 
-/// Decodes a document.
-pub(super) fn decode(bytes: &[u8], references: &References<'_>) -> Result<Decoded, Vec<Problem>> {
+/// Something that the document names and that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// What names it, with ids, for people.
+    pub(super) what: String,
+    /// What happens without it, and the mend.
+    pub(super) hint: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.hint)
+    }
+}
+
+/// Decodes a document; `files` are the code and plans beside it.
+pub(super) fn decode(bytes: &[u8], references: &References<'_>, files: &CodeFiles) -> Result<Decoded, Vec<Problem>> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MOST_DOCUMENT_BYTES {
         let message = format!("is larger than {MOST_DOCUMENT_BYTES} bytes");
         return Err(vec![Problem::whole(message, "split the workspace")]);
@@ -98,149 +112,6 @@ pub(super) fn decode(bytes: &[u8], references: &References<'_>) -> Result<Decode
         });
         return Err(problems.collect());
     }
-    let workspace = workspace(object(document));
-    Ok(Decoded { workspace, replaced, unknown: findings.unknown })
-}
-
-fn workspace(mut map: Map<String, Value>) -> Workspace {
-    let mut id = text(&mut map, "workspaceId");
-    let mut sources: Vec<Source> = list(&mut map, "sources").map(source).collect();
-    if id.is_empty() {
-        // A document without a top-level id still belongs to the workspace that its sources name.
-        id = sources.iter().map(|source| source.workspace_id.clone()).find(|id| !id.is_empty()).unwrap_or_default();
-    }
-    for source in &mut sources {
-        if source.workspace_id.is_empty() {
-            source.workspace_id.clone_from(&id);
-        }
-    }
-    sources.sort_by(|a, b| a.id.cmp(&b.id));
-    let connections =
-        members(&mut map, "connections").map(|(id, value)| (id, connection(value))).collect::<BTreeMap<_, _>>();
-    let replays = object(map.remove("eventReplays").unwrap_or_default());
-    let settings = object(map.remove("settings").unwrap_or_default());
-    map.remove("enableMetrics");
-    map.remove("updatedAt");
-    let sources = sources.into_iter().map(Arc::new).collect();
-    let mut workspace = Workspace { id, sources, connections, settings, other: map };
-    replay::expand(&mut workspace, &replays);
-    workspace
-}
-
-fn source(value: Value) -> Source {
-    let mut map = object(value);
-    let mut definition = object(map.remove("sourceDefinition").unwrap_or_default());
-    let workspace_id = text(&mut map, "workspaceId");
-    let mut destinations: Vec<Destination> = list(&mut map, "destinations").map(destination).collect();
-    for destination in &mut destinations {
-        if destination.workspace_id.is_empty() {
-            destination.workspace_id.clone_from(&workspace_id);
-        }
-    }
-    Source {
-        id: text(&mut map, "id"),
-        name: text(&mut map, "name"),
-        write_key: text(&mut map, "writeKey"),
-        enabled: flag(&mut map, "enabled"),
-        workspace_id,
-        original_id: text(&mut map, "originalId"),
-        config: object(map.remove("config").unwrap_or_default()),
-        definition: SourceDefinition {
-            id: text(&mut definition, "id"),
-            name: text(&mut definition, "name"),
-            category: text(&mut definition, "category"),
-            kind: text(&mut definition, "type"),
-            options: definition.remove("options").unwrap_or_default(),
-        },
-        destinations: destinations.into_iter().map(Arc::new).collect(),
-        transient: flag(&mut map, "transient"),
-        geo_enrichment: flag(&mut object(map.remove("geoEnrichment").unwrap_or_default()), "enabled"),
-        tracking_plan: map.remove("dgSourceTrackingPlanConfig"),
-    }
-}
-
-fn destination(value: Value) -> Destination {
-    let mut map = object(value);
-    let mut definition = object(map.remove("destinationDefinition").unwrap_or_default());
-    let config = object(map.remove("config").unwrap_or_default());
-    let transformations = list(&mut map, "transformations").map(|value| {
-        let mut map = object(value);
-        Transformation {
-            id: text(&mut map, "id"),
-            version_id: text(&mut map, "versionId"),
-            config: map.remove("config").unwrap_or_default(),
-            language: text(&mut map, "language"),
-        }
-    });
-    Destination {
-        transformations: transformations.collect(),
-        id: text(&mut map, "id"),
-        name: text(&mut map, "name"),
-        enabled: flag(&mut map, "enabled"),
-        workspace_id: text(&mut map, "workspaceId"),
-        revision_id: text(&mut map, "revisionId"),
-        original_id: text(&mut map, "originalId"),
-        is_processor_enabled: flag(&mut map, "isProcessorEnabled"),
-        definition: DestinationDefinition {
-            id: text(&mut definition, "id"),
-            name: text(&mut definition, "name"),
-            display_name: text(&mut definition, "displayName"),
-            config: object(definition.remove("config").unwrap_or_default()),
-        },
-        has_dynamic_config: config.values().any(has_template),
-        config,
-    }
-}
-
-fn connection(value: Value) -> Connection {
-    let mut map = object(value);
-    Connection {
-        source_id: text(&mut map, "sourceId"),
-        destination_id: text(&mut map, "destinationId"),
-        enabled: flag(&mut map, "enabled"),
-        config: map.remove("config").unwrap_or_default(),
-        processor_enabled: flag(&mut map, "processorEnabled"),
-    }
-}
-
-/// Whether a text at any depth holds a `{{ path || fallback }}` template.
-fn has_template(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text
-            .split_once("{{")
-            .and_then(|(_, rest)| rest.split_once("||"))
-            .is_some_and(|(_, rest)| rest.contains("}}")),
-        Value::Array(list) => list.iter().any(has_template),
-        Value::Object(map) => map.values().any(has_template),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
-}
-
-fn text(map: &mut Map<String, Value>, key: &str) -> String {
-    match map.remove(key) {
-        Some(Value::String(text)) => text,
-        _ => String::new(),
-    }
-}
-
-fn flag(map: &mut Map<String, Value>, key: &str) -> bool {
-    matches!(map.remove(key), Some(Value::Bool(true)))
-}
-
-fn list(map: &mut Map<String, Value>, key: &str) -> std::vec::IntoIter<Value> {
-    match map.remove(key) {
-        Some(Value::Array(list)) => list.into_iter(),
-        _ => Vec::new().into_iter(),
-    }
-}
-
-fn members(map: &mut Map<String, Value>, key: &str) -> serde_json::map::IntoIter {
-    object(map.remove(key).unwrap_or_default()).into_iter()
+    let (workspace, missing) = assemble(document, files);
+    Ok(Decoded { workspace, replaced, unknown: findings.unknown, missing })
 }

@@ -64,6 +64,7 @@ fn new_write_key() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::code_files::CodeFiles;
     use super::super::decode::decode;
     use super::super::secrets::References;
     use super::*;
@@ -71,7 +72,9 @@ mod tests {
     #[test]
     fn the_default_is_a_workspace_with_a_source_that_writes_local_files() {
         let text = default_document();
-        let decoded = decode(text.as_bytes(), &References { prefix: None, variable: &|_| None }).ok().unwrap();
+        let decoded = decode(text.as_bytes(), &References { prefix: None, variable: &|_| None }, &CodeFiles::default())
+            .ok()
+            .unwrap();
         let source = &decoded.workspace.sources[0];
         assert_eq!((source.name.as_str(), source.enabled, source.definition.category.as_str()), ("My app", true, ""));
         assert_eq!(source.write_key.len(), 27);

@@ -1,8 +1,6 @@
 //! What the configuration counts and logs (gateway.md 14).
 
-use std::path::Path;
-
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 
 use crate::jobsdb::JobsDbError;
 
@@ -11,17 +9,27 @@ pub(super) fn changed(sources: usize, place: &str) {
     tracing::info!(sources, place, "the workspace is in force");
 }
 
-/// The file could not be used.
-pub(super) fn refused(path: &Path, error: &str, is_new: bool) {
+/// The workspace could not be used.
+pub(super) fn refused(place: &str, error: &str, is_new: bool) {
     counter!("config_backend_errors").increment(1);
     if is_new {
-        tracing::error!(path = %path.display(), error, "the workspace file is refused; what was in force stays");
+        tracing::error!(place, error, "the workspace is refused; what was in force stays");
     }
 }
 
-/// The file can be used again.
-pub(super) fn mended(path: &Path) {
-    tracing::info!(path = %path.display(), "the workspace file is good again");
+/// The workspace can be used again.
+pub(super) fn mended(place: &str) {
+    tracing::info!(place, "the workspace is good again");
+}
+
+/// The control plane is asked.
+pub(super) fn asked_backend() {
+    counter!("backend_config_http_calls").increment(1);
+}
+
+/// The control plane sent a document.
+pub(super) fn backend_answered(bytes: usize) {
+    histogram!("backend_config_http_response_size").record(bytes as f64);
 }
 
 /// Whether the node runs on the stored copy.
@@ -29,9 +37,9 @@ pub(super) fn from_last_good(yes: bool) {
     gauge!("config_from_cache").set(if yes { 1.0 } else { 0.0 });
 }
 
-/// A value could not be had; its text stays as it is. `line` holds place and reason, never a value.
-pub(super) fn unresolved(line: &str) {
-    tracing::error!(value = line, "a value of the workspace could not be had");
+/// A part of the workspace is off or older than it could be. `line` holds place and reason, never a value.
+pub(super) fn limited(line: &str) {
+    tracing::error!(part = line, "a part of the workspace does not work as written");
 }
 
 /// A stored document cannot be used.

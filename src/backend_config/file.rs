@@ -1,9 +1,11 @@
-//! The workspace file: signs of change, and reading it whole.
+//! The workspace file and what is beside it: signs of change, and reading it whole.
 
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::code_files::{self, CodeFiles, Marks, Texts};
 use super::decode::{Decoded, MOST_DOCUMENT_BYTES, Problem, decode};
 use super::secrets::References;
 
@@ -18,9 +20,9 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// The mark of the file; `None` when there is none.
-    pub(super) async fn of(path: &Path) -> Option<Mark> {
-        tokio::fs::metadata(path).await.ok().map(|metadata| Mark {
+    /// The mark of the file; `None` when there is none. Blocks.
+    pub(super) fn of(path: &Path) -> Option<Mark> {
+        std::fs::metadata(path).ok().map(|metadata| Mark {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.size(),
@@ -30,12 +32,36 @@ impl Mark {
     }
 }
 
+/// Signs of change of everything that a workspace is read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Signs {
+    /// Of the workspace file; `None` when there is none.
+    file: Option<Mark>,
+    /// Of the code and plans beside it.
+    code: Marks,
+}
+
+impl Signs {
+    /// The signs now. Blocks.
+    pub(super) fn of(path: &Path) -> Signs {
+        Signs { file: Mark::of(path), code: code_files::marks(beside(path)) }
+    }
+}
+
+/// The folder in which the folders of code and plans are.
+pub(super) fn beside(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
 /// What is remembered of the document that was accepted last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     /// Hash of its text.
-    pub(super) hash: u128,
-    /// Values of it stand in files or could not be had, so the same text can mean something else later.
+    pub(super) document: u128,
+    /// Hash of the code and plans beside it.
+    pub(super) code: u128,
+    /// Values of it stand in files or could not be had, or a file beside it could not be used: the same text can
+    /// mean something else later.
     pub(super) depends_on_others: bool,
 }
 
@@ -51,38 +77,89 @@ pub(super) enum Reading {
     Document(Box<Document>),
 }
 
-/// A document that was read and accepted.
+/// A document that was read and accepted, with the code and plans beside it.
 pub(super) struct Document {
     /// Its text, with references unresolved.
     pub(super) bytes: Vec<u8>,
+    /// The code and plans.
+    pub(super) code: Texts,
     pub(super) known: Known,
     pub(super) decoded: Decoded,
+    /// What is off or older than it could be, and why; never a value.
+    pub(super) limits: Vec<String>,
 }
 
-/// Reads and decodes the file. Blocks.
-pub(super) fn look(path: &Path, prefix: Option<&str>, known: Option<Known>) -> Reading {
-    let bytes = match read(path) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Reading::Missing,
-        Err(problem) => return Reading::Refused(vec![problem]),
-    };
-    let hash = xxhash_rust::xxh3::xxh3_128(&bytes);
-    if known.is_some_and(|known| known.hash == hash && !known.depends_on_others) {
-        return Reading::Unchanged;
+/// How to look at a workspace.
+pub(super) struct Look {
+    /// The path of the workspace file; code and plans are beside it.
+    pub(super) path: PathBuf,
+    /// What a value begins with that names an environment variable.
+    pub(super) prefix: Option<String>,
+    /// What was accepted last.
+    pub(super) known: Option<Known>,
+    /// The code and plans in force.
+    pub(super) code: Arc<Texts>,
+}
+
+impl Look {
+    /// Reads and decodes the file and what is beside it. Blocks.
+    pub(super) fn at_file(&self) -> Reading {
+        match read(&self.path) {
+            Ok(Some(bytes)) => self.at(bytes),
+            Ok(None) => Reading::Missing,
+            Err(problem) => Reading::Refused(vec![problem]),
+        }
     }
-    match accept(bytes, prefix) {
-        Ok(document) => Reading::Document(Box::new(document)),
-        Err(problems) => Reading::Refused(problems),
+
+    /// Decodes a document with what is beside the file. Blocks.
+    pub(super) fn at(&self, bytes: Vec<u8>) -> Reading {
+        let (code, problems) = code_files::read(beside(&self.path), &self.code);
+        let (document_hash, code_hash) = (xxhash_rust::xxh3::xxh3_128(&bytes), hash_of(&code));
+        let is_same = |known: Known| {
+            known.document == document_hash
+                && known.code == code_hash
+                && !known.depends_on_others
+                && problems.is_empty()
+        };
+        if self.known.is_some_and(is_same) {
+            return Reading::Unchanged;
+        }
+        match accept(bytes, code, problems, self.prefix.as_deref()) {
+            Ok(document) => Reading::Document(Box::new(document)),
+            Err(problems) => Reading::Refused(problems),
+        }
     }
 }
 
 /// Decodes a document, with secrets from the environment and from files. Blocks.
-pub(super) fn accept(bytes: Vec<u8>, prefix: Option<&str>) -> Result<Document, Vec<Problem>> {
+pub(super) fn accept(
+    bytes: Vec<u8>,
+    code: Texts,
+    problems: Vec<Problem>,
+    prefix: Option<&str>,
+) -> Result<Document, Vec<Problem>> {
     let variable = |name: &str| std::env::var(name).ok();
-    let decoded = decode(&bytes, &References { prefix, variable: &variable })?;
-    let depends_on_others = decoded.replaced.from_files || !decoded.replaced.unresolved.is_empty();
-    let known = Known { hash: xxhash_rust::xxh3::xxh3_128(&bytes), depends_on_others };
-    Ok(Document { bytes, known, decoded })
+    let files = CodeFiles::of(&code);
+    let decoded = decode(&bytes, &References { prefix, variable: &variable }, &files)?;
+    let depends_on_others =
+        decoded.replaced.from_files || !decoded.replaced.unresolved.is_empty() || !problems.is_empty();
+    let known = Known { document: xxhash_rust::xxh3::xxh3_128(&bytes), code: hash_of(&code), depends_on_others };
+    let mut limits: Vec<String> = decoded.replaced.lines().collect();
+    limits.extend(decoded.missing.iter().map(ToString::to_string));
+    limits.extend(problems.iter().chain(&files.problems).map(ToString::to_string));
+    Ok(Document { bytes, code, known, decoded, limits })
+}
+
+/// A hash of names and contents.
+pub(super) fn hash_of(code: &Texts) -> u128 {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    for (path, text) in code {
+        for part in [path, text] {
+            hash.update(&part.len().to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+    }
+    hash.digest128()
 }
 
 /// The file's bytes; `None` when there is none. Blocks.

@@ -1,26 +1,35 @@
 //! The workspace configuration: sources, destinations and what connects them (gateway.md 11).
 //!
-//! In: `workspaceConfig.json`, the last good copy in the store, or the embedded default.
+//! In: `workspaceConfig.json` or what a control plane answers, code and plans from the folders beside the file, the
+//! last good copy in the store, or the embedded default.
 //! Out: [`Snapshot`]s, immutable and complete, through [`BackendConfig::subscribe`]. A unit of work
 //! takes one snapshot and keeps it to its end. A bad file never replaces a good snapshot.
 //!
-//! The way of a document: `file` reads it, `decode` parses it, puts in the values that stand elsewhere
-//! (`secrets`) and holds it against its `shape`; `follow` publishes it when it differs from what is in
-//! force, and `last_good` keeps its text.
+//! The way of a document: `file` reads it or `hosted` fetches it, `decode` parses it, puts in the values that stand
+//! elsewhere (`secrets`) and holds it against its `shape`, `assemble` adds code and plans (`code_files`); `follow`
+//! publishes it when it differs from what is in force, and `last_good` keeps its text.
 
+mod assemble;
 mod check;
+mod code;
+mod code_files;
 mod decode;
 mod embedded;
 mod events;
 mod file;
 mod follow;
+mod hosted;
 mod last_good;
 mod locate;
 mod model;
+mod poll;
 mod replay;
+mod seal;
 mod secrets;
 mod shape;
 
+#[cfg(test)]
+mod code_tests;
 #[cfg(test)]
 mod start_tests;
 #[cfg(test)]
@@ -34,6 +43,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use check::{Summary, check_file};
+pub use code::{Account, AccountDefinition, Credential, Library, SourceTrackingPlan, TrackingPlan, TransformationCode};
 pub use decode::{MOST_DOCUMENT_BYTES, Problem};
 pub use embedded::default_document;
 pub use last_good::has_last_good;
@@ -43,8 +53,13 @@ pub use model::{
 
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError};
-use crate::settings::Live;
+use crate::settings::{HostedWorkspace, Live};
+use code_files::Texts;
 use follow::{Follower, Request};
+use hosted::Hosted;
+use last_good::{Kept, Shelf};
+use poll::Poller;
+use seal::SealingKey;
 
 /// The newest snapshot; `None` until one is known. A slow reader skips intermediate ones.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -67,6 +82,8 @@ pub struct Deps {
 pub enum Mode {
     /// `workspaceConfig.json`.
     File,
+    /// A control plane, over HTTP.
+    Hosted,
     /// The default that a node without a file makes for itself.
     Embedded,
     /// Set by hand.
@@ -78,6 +95,7 @@ impl Mode {
     pub fn name(self) -> &'static str {
         match self {
             Mode::File => "JSON",
+            Mode::Hosted => "API",
             Mode::Embedded => "EMBEDDED",
             Mode::Fixed => "FIXED",
         }
@@ -91,12 +109,16 @@ pub struct State {
     pub mode: Mode,
     /// The file that is followed; in embedded mode it takes over as soon as it exists.
     pub path: Option<PathBuf>,
+    /// The control plane that is asked, without credentials; only in HTTP mode.
+    pub url: Option<String>,
     /// When the workspace last changed, milliseconds since the epoch.
     pub last_change_ms: Option<i64>,
-    /// Why the file cannot be used now; never a value of it.
+    /// Why the workspace cannot be used now; never a value of it.
     pub last_error: Option<String>,
-    /// The file could not be used since the start; the stored copy is in force.
+    /// The workspace could not be used since the start; the stored copy is in force.
     pub from_last_good: bool,
+    /// What of the workspace in force is off or older than it could be, and why; never a value of it.
+    pub limits: Vec<String>,
 }
 
 /// What a reload did.
@@ -112,8 +134,8 @@ pub enum Reloaded {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadError {
-    /// The file is not good; the workspace in force stays.
-    #[error("the workspace file is refused, what was in force stays: {0}")]
+    /// The workspace is not good; the one in force stays.
+    #[error("the workspace is refused, what was in force stays: {0}")]
     Refused(String),
     /// The node is stopping.
     #[error("the node is stopping")]
@@ -124,15 +146,9 @@ pub enum ReloadError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A workspace token asks for configuration over HTTP.
-    #[error(
-        "a workspace token (WORKSPACE_TOKEN or CONFIG_BACKEND_TOKEN) is set, but this version reads the workspace from a file only; \
-         remove the token, or set BackendConfig.configFromFile = true and export the workspace to {path}"
-    )]
-    TokenIsSet {
-        /// The workspace file.
-        path: PathBuf,
-    },
+    /// The control plane cannot be asked at all.
+    #[error("the workspace cannot be fetched: {0}")]
+    Hosted(String),
     /// The store could not be read or written.
     #[error("the stored workspace: {0}")]
     Store(#[from] JobsDbError),
@@ -153,9 +169,11 @@ impl BackendConfig {
         let state = State {
             mode: Mode::Fixed,
             path: None,
+            url: None,
             last_change_ms: Some(snapshot.changed_ms),
             last_error: None,
             from_last_good: false,
+            limits: Vec::new(),
         };
         BackendConfig {
             sender: watch::Sender::new(Some(Arc::new(snapshot))),
@@ -164,26 +182,36 @@ impl BackendConfig {
         }
     }
 
-    /// Puts the first workspace in force and follows the file until `stop` (gateway.md 11.1): the file's
-    /// workspace; without a usable file the last good one; without both and without a path set by the operator
-    /// the embedded default. Else there is no snapshot until the file is good.
+    /// Puts the first workspace in force and follows it until `stop` (gateway.md 11.1). With a workspace token it is
+    /// the control plane's, else the file's; where that cannot be used the last good one; without a file, a copy and
+    /// a path set by the operator the embedded default. Else there is no snapshot until the origin is good.
     ///
     /// # Errors
-    /// [`StartError::TokenIsSet`]: a human must decide. [`StartError::Store`]: the store failed.
+    /// [`StartError::Hosted`]: a human must decide. [`StartError::Store`]: the store failed.
     pub async fn start(deps: Deps, stop: CancellationToken) -> Result<BackendConfig, StartError> {
         let settings = deps.settings.load();
-        if settings.backend_config.token_is_set {
-            return Err(StartError::TokenIsSet { path: settings.backend_config.path.clone() });
-        }
-        let store = settings.backend_config.keeps_last_good.then(|| deps.jobs.clone());
-        let last_good = match &store {
-            Some(jobs) => last_good::load(jobs, last_good::LAST_GOOD).await?,
+        let hosted = settings.backend_config.hosted.clone().map(Hosted::new).transpose().map_err(StartError::Hosted)?;
+        let shelf = match &settings.backend_config.hosted {
+            None => Some(Shelf::File),
+            Some(hosted) => SealingKey::of(hosted.token.expose()).map(Shelf::Hosted),
+        };
+        let shelf = shelf.filter(|_| settings.backend_config.keeps_last_good).map(|shelf| (deps.jobs.clone(), shelf));
+        let last_good = match &shelf {
+            Some((jobs, shelf)) => shelf.load(jobs).await?,
             None => None,
         };
-        let (config, mut follower, requests) = BackendConfig::prepare(deps.settings, deps.clock, store);
+        drop(settings);
+        let (config, mut follower, requests) = BackendConfig::prepare(deps.settings, deps.clock, shelf);
+        if let Some(hosted) = hosted {
+            let mut poller = Poller::new(follower, hosted);
+            poller.begin(last_good).await;
+            tokio::spawn(poller.run(requests, stop));
+            return Ok(config);
+        }
         if !follower.begin(last_good).await {
             let document = BackendConfig::embedded_document(&deps.jobs).await?;
-            follower.use_stored(document, Mode::Embedded, "the embedded default").await;
+            let kept = Kept { document, code: Texts::new() };
+            follower.use_stored(kept, Mode::Embedded, "the embedded default").await;
         }
         tokio::spawn(follower.run(requests, stop));
         Ok(config)
@@ -192,14 +220,18 @@ impl BackendConfig {
     fn prepare(
         settings: Live,
         clock: Clock,
-        store: Option<JobsDb>,
+        shelf: Option<(JobsDb, Shelf)>,
     ) -> (BackendConfig, Follower, mpsc::Receiver<Request>) {
+        let loaded = settings.load();
+        let hosted = loaded.backend_config.hosted.as_ref();
         let state = State {
-            mode: Mode::File,
-            path: Some(settings.load().backend_config.path.clone()),
+            mode: if hosted.is_some() { Mode::Hosted } else { Mode::File },
+            path: hosted.is_none().then(|| loaded.backend_config.path.clone()),
+            url: hosted.map(HostedWorkspace::shown_url),
             last_change_ms: None,
             last_error: None,
             from_last_good: false,
+            limits: Vec::new(),
         };
         let (requests, waiting) = mpsc::channel(WAITING_RELOADS);
         let config = BackendConfig {
@@ -207,7 +239,8 @@ impl BackendConfig {
             state: Arc::new(Mutex::new(state)),
             requests: Some(requests),
         };
-        let follower = Follower::new(settings, clock, store, config.sender.clone(), Arc::clone(&config.state));
+        drop(loaded);
+        let follower = Follower::new(settings, clock, shelf, config.sender.clone(), Arc::clone(&config.state));
         (config, follower, waiting)
     }
 

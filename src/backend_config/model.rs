@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::code::{Account, Credential, Library, SourceTrackingPlan, TrackingPlan, TransformationCode};
+
 /// One consistent view of every workspace, with the look-ups that hot paths need.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -34,8 +36,12 @@ pub struct Workspace {
     pub connections: BTreeMap<String, Connection>,
     /// `settings`, as written.
     pub settings: Map<String, Value>,
-    /// `credentials`, `libraries`, `accounts`, ... as written, for parts that read them.
-    pub other: Map<String, Value>,
+    /// Libraries that its transformations can import, in the document's order; only those whose code is here.
+    pub libraries: Vec<Arc<Library>>,
+    /// Values that its transformations can ask for.
+    pub credentials: Vec<Credential>,
+    /// Tracking plans by id and version, also those that no source names.
+    pub tracking_plans: BTreeMap<(String, i64), Arc<TrackingPlan>>,
 }
 
 /// An app that sends events.
@@ -63,8 +69,8 @@ pub struct Source {
     pub transient: bool,
     /// Geolocation is on.
     pub geo_enrichment: bool,
-    /// `dgSourceTrackingPlanConfig`, as written.
-    pub tracking_plan: Option<Value>,
+    /// What is asked of its events; `None` without a plan id (processor.md 5.1).
+    pub tracking_plan: Option<SourceTrackingPlan>,
 }
 
 /// What kind of source it is.
@@ -107,6 +113,10 @@ pub struct Destination {
     pub definition: DestinationDefinition,
     /// Whether its config holds a `{{ path || fallback }}` template.
     pub has_dynamic_config: bool,
+    /// The account that it delivers with; only for enabled destinations.
+    pub delivery_account: Option<Arc<Account>>,
+    /// The account that it deletes users with; only for enabled destinations.
+    pub delete_account: Option<Arc<Account>>,
 }
 
 /// The type of a destination.
@@ -131,8 +141,11 @@ pub struct Transformation {
     pub version_id: String,
     /// Its settings, as written.
     pub config: Value,
-    /// `javascript` or `pythonfaas`.
+    /// `javascript` (the default) or `pythonfaas`.
     pub language: String,
+    /// Its code, from the document or from a file; `None` when this node does not have it: then every event of the
+    /// destination fails with 404 (processor.md 7.3).
+    pub code: Option<Arc<TransformationCode>>,
 }
 
 /// A source-destination pair with its own settings.
@@ -148,6 +161,13 @@ pub struct Connection {
     pub config: Value,
     /// Whether the node delivers.
     pub processor_enabled: bool,
+}
+
+impl Workspace {
+    /// A version of a tracking plan, if this node has it.
+    pub fn tracking_plan(&self, id: &str, version: i64) -> Option<&Arc<TrackingPlan>> {
+        self.tracking_plans.get(&(id.to_owned(), version))
+    }
 }
 
 impl Snapshot {
@@ -188,7 +208,9 @@ impl fmt::Debug for Workspace {
             .field("sources", &self.sources)
             .field("connections", &self.connections)
             .field("settings", &Keys(&self.settings))
-            .field("other", &Keys(&self.other))
+            .field("libraries", &self.libraries)
+            .field("credentials", &self.credentials)
+            .field("tracking_plans", &self.tracking_plans)
             .finish()
     }
 }
@@ -230,6 +252,7 @@ impl fmt::Debug for Transformation {
             .field("id", &self.id)
             .field("version_id", &self.version_id)
             .field("language", &self.language)
+            .field("code", &self.code)
             .finish_non_exhaustive()
     }
 }

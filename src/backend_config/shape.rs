@@ -35,7 +35,7 @@ pub(super) const DOCUMENT: Shape = Object(&[
     ("workspaceId", Text),
     ("enableMetrics", Flag),
     ("sources", List(&SOURCE)),
-    ("libraries", List(&Object(&[("versionId", Text)]))),
+    ("libraries", List(&LIBRARY)),
     ("credentials", ById(&Object(&[("key", Text), ("value", Text), ("isSecret", Flag)]))),
     ("connections", ById(&CONNECTION)),
     ("accounts", ById(&Object(&[("accountDefinitionName", Text), ("options", Free), ("secret", Any)]))),
@@ -59,6 +59,8 @@ const SETTINGS: Shape = Object(&[
     ("eventAuditEnabled", Flag),
     ("eventBlocking", Object(&[("events", ById(&List(&Text)))])),
 ]);
+
+const LIBRARY: Shape = Object(&[("versionId", Text), ("name", Text), ("importName", Text), ("code", Text)]);
 
 const CONNECTION: Shape = Object(&[
     ("sourceId", Text),
@@ -95,7 +97,10 @@ const SOURCE: Shape = Object(&[
             ("config", Free),
             ("mergedConfig", Free),
             ("deleted", Flag),
-            ("trackingPlan", Object(&[("id", Text), ("version", Integer)])),
+            (
+                "trackingPlan",
+                Object(&[("id", Text), ("version", Integer), ("name", Text), ("rules", Free), ("events", List(&Any))]),
+            ),
         ]),
     ),
     ("transient", Flag),
@@ -112,9 +117,19 @@ const DESTINATION: Shape = Object(&[
     ("originalId", Text),
     ("config", Free),
     ("isProcessorEnabled", Flag),
-    ("transformations", List(&Object(&[("id", Text), ("versionId", Text), ("config", Free), ("language", Text)]))),
+    ("transformations", List(&TRANSFORMATION)),
     ("destinationDefinition", Object(&[("id", Text), ("name", Text), ("displayName", Text), ("config", Free)])),
     ("version", Integer),
+]);
+
+const TRANSFORMATION: Shape = Object(&[
+    ("id", Text),
+    ("versionId", Text),
+    ("config", Free),
+    ("language", Text),
+    ("name", Text),
+    ("codeVersion", Text),
+    ("code", Text),
 ]);
 
 /// A value of the wrong type.

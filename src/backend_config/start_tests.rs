@@ -1,4 +1,4 @@
-//! Starting with a real store: the embedded default, the last good copy, the refusal of tokens.
+//! Starting with a real store: the embedded default, the last good copy, the copy that serves.
 
 use std::path::Path;
 use std::time::Duration;
@@ -112,6 +112,34 @@ async fn the_stored_copy_serves_when_the_file_is_broken_or_gone_and_holds_no_sec
 }
 
 #[tokio::test]
+async fn the_stored_copy_has_code_and_plans_and_serves_when_their_folders_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("workspaceConfig.json");
+    for (path, text) in [("transformations/v1.js", "code"), ("tracking-plans/tp@1.json", "{\"name\": \"plan\"}")] {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let document = json!({"workspaceId": "kept", "sources": [{"id": "s",
+        "dgSourceTrackingPlanConfig": {"trackingPlan": {"id": "tp", "version": 1}},
+        "destinations": [{"id": "d", "enabled": true, "transformations": [{"versionId": "v1"}]}]}]});
+    std::fs::write(&file, document.to_string()).unwrap();
+    let first = Started::new(folder.path(), settings(&file)).await.unwrap();
+    first.stored().await;
+    first.end().await;
+
+    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_dir_all(folder.path().join("transformations")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("tracking-plans")).unwrap();
+    let later = Started::new(folder.path(), settings(&file)).await.unwrap();
+    let snapshot = later.config.current().unwrap();
+    assert_eq!(snapshot.destination_by_id["d"].transformations[0].code.as_ref().unwrap().text, "code");
+    let plan = snapshot.source_by_id["s"].tracking_plan.as_ref().unwrap().plan.as_ref().unwrap();
+    assert_eq!(plan.document["name"], "plan");
+    later.end().await;
+}
+
+#[tokio::test]
 async fn no_copy_is_kept_when_that_is_switched_off() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("workspaceConfig.json");
@@ -124,24 +152,15 @@ async fn no_copy_is_kept_when_that_is_switched_off() {
     started.end().await;
 }
 
-#[tokio::test]
-async fn a_workspace_token_is_refused_with_what_to_do() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&folder.path().join("workspaceConfig.json"));
-    settings.backend_config.token_is_set = true;
-    let error = Started::new(folder.path(), settings).await.err().unwrap();
-    assert!(error.to_string().contains("BackendConfig.configFromFile"), "{error}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_document_is_seen_from_outside_while_the_node_runs() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("workspace.json");
     let data = folder.path().join("data");
     let started = Started::new(folder.path(), settings(&file)).await.unwrap();
-    assert!(!has_last_good(&data).unwrap(), "the embedded default is none");
+    assert!(!has_last_good(&data, false).unwrap(), "the embedded default is none");
     last_good::keep(&started.jobs, LAST_GOOD, b"{}".to_vec()).await.unwrap();
-    assert!(has_last_good(&data).unwrap());
+    assert!(has_last_good(&data, false).unwrap());
     started.stop.cancel();
-    assert!(has_last_good(folder.path()).is_err(), "there is no store");
+    assert!(has_last_good(folder.path(), false).is_err(), "there is no store");
 }

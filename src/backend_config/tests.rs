@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::code_files::{CodeFiles, Texts};
 use super::decode::{Decoded, decode};
 use super::secrets::References;
 use super::*;
@@ -13,12 +14,15 @@ use crate::settings::Settings;
 fn decoded(document: &Value) -> Decoded {
     let variable = |name: &str| (name == "SECRET").then(|| "s3cret-value".to_owned());
     let references = References { prefix: Some("env."), variable: &variable };
-    decode(document.to_string().as_bytes(), &references).map_err(|problems| format!("{problems:?}")).ok().unwrap()
+    decode(document.to_string().as_bytes(), &references, &CodeFiles::default())
+        .map_err(|problems| format!("{problems:?}"))
+        .ok()
+        .unwrap()
 }
 
 fn problems(text: &str) -> Vec<String> {
     let references = References { prefix: Some("env."), variable: &|_| None };
-    match decode(text.as_bytes(), &references) {
+    match decode(text.as_bytes(), &references, &CodeFiles::default()) {
         Ok(_) => Vec::new(),
         Err(problems) => problems.iter().map(Problem::to_string).collect(),
     }
@@ -110,7 +114,7 @@ fn what_is_not_json_is_refused_with_its_place() {
     let deep = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
     assert_eq!(problems(&deep).len(), 1);
     let references = References { prefix: None, variable: &|_| None };
-    let not_utf8 = decode(b"{\n\"a\": \"\xff\"}", &references).err().unwrap();
+    let not_utf8 = decode(b"{\n\"a\": \"\xff\"}", &references, &CodeFiles::default()).err().unwrap();
     assert_eq!((not_utf8[0].line, not_utf8[0].column), (2, 7));
 }
 
@@ -171,7 +175,7 @@ fn secrets_are_put_in_and_never_shown() {
     let config = &decoded.workspace.sources[0].destinations[0].config;
     assert_eq!(config["password"], "s3cret-value");
     assert_eq!(config["other"], "env.GONE");
-    assert_eq!(decoded.workspace.other["credentials"]["c"]["value"], "s3cret-value");
+    assert_eq!(decoded.workspace.credentials[0].value, "s3cret-value");
     let unresolved: Vec<String> = decoded.replaced.lines().collect();
     assert_eq!(unresolved.len(), 1);
     let snapshot = Snapshot::new(vec![decoded.workspace], 0);
@@ -197,7 +201,7 @@ proptest::proptest! {
         let end = (at + cut).min(bytes.len());
         bytes.splice(at..end, put);
         let references = References { prefix: Some("env."), variable: &|_| None };
-        if let Err(problems) = decode(&bytes, &references) {
+        if let Err(problems) = decode(&bytes, &references, &CodeFiles::default()) {
             proptest::prop_assert!(!problems.is_empty());
             proptest::prop_assert!(problems.iter().all(|problem| problem.line > 0 && problem.column > 0));
         }
@@ -211,7 +215,7 @@ proptest::proptest! {
         put_nth(&mut document, &mut left, &values[kind]);
         let text = format!("{document:#}");
         let references = References { prefix: None, variable: &|_| None };
-        if let Err(problems) = decode(text.as_bytes(), &references) {
+        if let Err(problems) = decode(text.as_bytes(), &references, &CodeFiles::default()) {
             proptest::prop_assert_eq!(problems.len(), 1);
             let lines = text.lines().count();
             proptest::prop_assert!(problems[0].line <= lines);
@@ -235,15 +239,15 @@ fn put_nth(document: &mut Value, left: &mut usize, value: &Value) {
 }
 
 /// A follower of one file in a folder of its own, without a store.
-struct Followed {
-    dir: tempfile::TempDir,
-    config: BackendConfig,
+pub(super) struct Followed {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) config: BackendConfig,
     follower: Option<(Follower, mpsc::Receiver<Request>)>,
     stop: CancellationToken,
 }
 
 impl Followed {
-    fn new() -> Followed {
+    pub(super) fn new() -> Followed {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::defaults();
         settings.backend_config.path = dir.path().join("workspaceConfig.json");
@@ -253,41 +257,42 @@ impl Followed {
         Followed { dir, config, follower: Some((follower, requests)), stop: CancellationToken::new() }
     }
 
-    fn write(&self, document: &str) {
+    pub(super) fn write(&self, document: &str) {
         std::fs::write(self.path(), document).unwrap();
     }
 
-    fn replace(&self, document: &str) {
+    pub(super) fn replace(&self, document: &str) {
         let temporary = self.dir.path().join("new");
         std::fs::write(&temporary, document).unwrap();
         std::fs::rename(temporary, self.path()).unwrap();
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.dir.path().join("workspaceConfig.json")
     }
 
-    async fn begin(&mut self, last_good: Option<&str>) -> bool {
+    pub(super) async fn begin(&mut self, last_good: Option<&str>) -> bool {
         let (follower, _) = self.follower.as_mut().unwrap();
-        follower.begin(last_good.map(|text| text.as_bytes().to_vec())).await
+        let kept = |text: &str| Kept { document: text.as_bytes().to_vec(), code: Texts::new() };
+        follower.begin(last_good.map(kept)).await
     }
 
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         let (follower, requests) = self.follower.take().unwrap();
         tokio::spawn(follower.run(requests, self.stop.clone()));
     }
 
-    fn workspace(&self) -> Option<String> {
+    pub(super) fn workspace(&self) -> Option<String> {
         self.config.current().and_then(|snapshot| snapshot.workspaces.keys().next().cloned())
     }
 
-    async fn wait_for_workspace(&self, id: &str, limit: Duration) {
+    pub(super) async fn wait_for_workspace(&self, id: &str, limit: Duration) {
         let mut snapshots = self.config.subscribe();
         let wanted = snapshots.wait_for(|snapshot| snapshot.as_ref().is_some_and(|s| s.workspaces.contains_key(id)));
         tokio::time::timeout(limit, wanted).await.expect("applied in time").unwrap();
     }
 
-    async fn wait_for_state(&self, is_wanted: impl Fn(&State) -> bool) {
+    pub(super) async fn wait_for_state(&self, is_wanted: impl Fn(&State) -> bool) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while !is_wanted(&self.config.state()) {
             assert!(tokio::time::Instant::now() < deadline, "{:?}", self.config.state());
@@ -414,7 +419,8 @@ async fn the_embedded_default_serves_only_without_a_file_and_without_a_demand_fo
     let path = settings.backend_config.path.clone();
     let (config, mut follower, requests) = BackendConfig::prepare(Live::new(settings), Clock::manual(1), None);
     assert!(!follower.begin(None).await);
-    follower.use_stored(default_document().into_bytes(), Mode::Embedded, "the embedded default").await;
+    let kept = Kept { document: default_document().into_bytes(), code: Texts::new() };
+    follower.use_stored(kept, Mode::Embedded, "the embedded default").await;
     assert_eq!(config.state().mode.name(), "EMBEDDED");
     assert!(config.state().last_error.is_none() && !config.state().from_last_good);
     let stop = CancellationToken::new();

@@ -48,6 +48,10 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
 /// Checks the workspace file, if there is to be one; the errors with their places.
 fn check_workspace(settings: &Settings, text: &mut String) -> Result<(), Vec<String>> {
     let workspace = &settings.backend_config;
+    if let Some(hosted) = &workspace.hosted {
+        output::line(text, format_args!("workspace: fetched from {}, not checked here", hosted.shown_url()));
+        return Ok(());
+    }
     if !workspace.path.exists() && !workspace.path_is_set && !workspace.file_is_demanded {
         text.push_str("workspace: no file, the embedded default is used\n");
         return Ok(());
@@ -70,7 +74,7 @@ fn check_workspace(settings: &Settings, text: &mut String) -> Result<(), Vec<Str
 fn has_last_good(settings: &Settings) -> bool {
     settings.backend_config.keeps_last_good
         && storage::is_data_directory(&settings.data_dir)
-        && backend_config::has_last_good(&settings.data_dir).unwrap_or(false)
+        && backend_config::has_last_good(&settings.data_dir, settings.backend_config.hosted.is_some()).unwrap_or(false)
 }
 
 /// Looks at the store, if there is one; the errors.

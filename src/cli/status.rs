@@ -29,6 +29,9 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
     output::print(&render(&status, Clock::system().now_ms(), output::has_colour()))
 }
 
+/// Most parts of the configuration that do not work as written, in the status for people.
+const MOST_LIMITS: usize = 10;
+
 /// The status as text.
 fn render(status: &NodeStatus, now_ms: i64, colour: bool) -> String {
     let mut text = String::new();
@@ -52,6 +55,15 @@ fn render(status: &NodeStatus, now_ms: i64, colour: bool) -> String {
     if let Some(problem) = &status.configuration.last_error {
         let problem = format!("refused: {}", output::printable(problem));
         output::line(&mut text, format_args!("                 {}", emphasised(&problem, false, colour)));
+    }
+    let limits = &status.configuration.limits;
+    for limit in limits.iter().take(MOST_LIMITS) {
+        let limit = format!("limited: {}", output::printable(limit));
+        output::line(&mut text, format_args!("                 {}", emphasised(&limit, false, colour)));
+    }
+    if limits.len() > MOST_LIMITS {
+        let more = limits.len() - MOST_LIMITS;
+        output::line(&mut text, format_args!("                 and {more} more limits; --json lists all"));
     }
     text.push('\n');
     text.push_str(&queues(status, now_ms));
@@ -203,7 +215,8 @@ mod tests {
             "listeners": {"gateway": ["127.0.0.1:8080"], "adminSocket": "/d/admin.sock"},
             "disk": {"totalBytes": 10_u64 << 30, "freeBytes": 5_u64 << 30}, "residentBytes": 100 << 20,
             "configuration": {"known": true, "changedMs": 0, "workspaces": 1, "sources": 2, "destinations": 1,
-                "mode": "JSON", "path": "/w.json", "lastError": null, "fromLastGood": false},
+                "mode": "JSON", "path": "/w.json", "lastError": null, "fromLastGood": false,
+                "limits": ["library \"l\" has no code here"]},
             "queues": [{"queue": "gw", "pending": 7, "pendingBytes": 2048, "oldestMs": 0, "lastJobId": 9, "datasets": 1}],
             "destinations": [{
                 "id": "d1", "name": "Hook", "type": "WEBHOOK", "enabled": true, "paused": null,

@@ -94,7 +94,7 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
                 config: parts.config.subscribe(),
                 settings: parts.settings.clone(),
                 clock: parts.clock.clone(),
-                about: about(parts.settings.load().router.enabled),
+                about: about(&parts.settings.load()),
             };
             gateway::serve(listeners, deps, stop).await.map_err(|error| Ended::of(&error))
         })
@@ -103,14 +103,14 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
 }
 
 /// What the ingest port says about the node: how it was built, and whether it delivers.
-fn about(routes_events: bool) -> gateway::About {
+fn about(settings: &settings::Settings) -> gateway::About {
     gateway::About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: option_env!("PINTLE_COMMIT").unwrap_or_default().to_owned(),
         build_date: option_env!("PINTLE_BUILD_DATE").unwrap_or_default().to_owned(),
         built_by: option_env!("PINTLE_BUILT_BY").unwrap_or_default().to_owned(),
-        routes_events,
-        config_from_file: true,
+        routes_events: settings.router.enabled,
+        config_from_file: settings.backend_config.hosted.is_none(),
     }
 }
 

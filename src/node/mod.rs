@@ -99,7 +99,7 @@ impl NodeError {
         match self {
             NodeError::Store(error) if error.needs_human() => 78,
             NodeError::Admin(error) if error.needs_human() => 78,
-            NodeError::Configuration(StartError::TokenIsSet { .. }) | NodeError::Logs(LogsError::Journal(_)) => 78,
+            NodeError::Configuration(StartError::Hosted(_)) | NodeError::Logs(LogsError::Journal(_)) => 78,
             NodeError::Configuration(_) | NodeError::Store(_) | NodeError::StoreFailed(_) => 75,
             NodeError::Runtime(_)
             | NodeError::Logs(_)
@@ -470,7 +470,7 @@ mod tests {
             (NodeError::Store(locked), 78),
             (NodeError::Store(StorageError::Poisoned { reason: "flush".to_owned() }), 75),
             (NodeError::StoreFailed("flush".to_owned()), 75),
-            (NodeError::Configuration(StartError::TokenIsSet { path: PathBuf::from("/w") }), 78),
+            (NodeError::Configuration(StartError::Hosted("no client".to_owned())), 78),
             (NodeError::Configuration(StartError::Store(JobsDbError::Timeout)), 75),
             (NodeError::Admin(AdminError::NotLoopback { address: "0.0.0.0:1".parse().unwrap() }), 78),
             (NodeError::Admin(AdminError::SocketInUse { path: PathBuf::from("/s") }), 1),

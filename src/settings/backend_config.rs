@@ -1,7 +1,10 @@
 //! Where the workspace comes from (gateway.md 11.1, 13).
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use url::Url;
 
 use super::catalogue::{Key, Kind, Unit};
 use super::elsewhere::VARIABLE_PREFIX;
@@ -47,9 +50,23 @@ pub(super) const KEYS: &[Key] = &[
         "WORKSPACE_TOKEN",
         Kind::Text,
         "",
-        "Token of a hosted workspace. This version reads workspaces from files only and refuses it.",
+        "Token of a hosted workspace, which is then fetched from CONFIG_BACKEND_URL instead of read from the file.",
     )
     .also(&["CONFIG_BACKEND_TOKEN"]),
+    Key::new(
+        "CONFIG_BACKEND_URL",
+        Kind::Text,
+        "https://api.rudderstack.com",
+        "The control plane of a hosted workspace.",
+    ),
+    Key::new("region", Kind::Text, "", "Region that is asked for along with a hosted workspace; empty = none."),
+    Key::new(
+        "HttpClient.backendConfig.timeout",
+        Kind::Duration(Unit::Second),
+        "30s",
+        "Longest time of one request for a hosted workspace.",
+    ),
+    Key::new("BackendConfig.maxBytes", Kind::Bytes(1), "64MiB", "Largest hosted workspace that is accepted, unpacked."),
     Key::new("DEPLOYMENT_TYPE", Kind::Text, "DEDICATED", "Accepted for the peer's sake; only DEDICATED is possible."),
 ];
 
@@ -64,8 +81,8 @@ pub struct BackendConfigSettings {
     pub path_is_set: bool,
     /// Safety tick of the file watcher.
     pub poll_interval: Duration,
-    /// Whether the workspace would come over HTTP: a token is set and file mode is not asked for.
-    pub token_is_set: bool,
+    /// The control plane; `None` in file mode (no token, or a file was asked for by name).
+    pub hosted: Option<HostedWorkspace>,
     /// Whether file mode was asked for by name (then there is no embedded default).
     pub file_is_demanded: bool,
     /// What a value begins with that names an environment variable; `None` = values are taken as written.
@@ -74,10 +91,76 @@ pub struct BackendConfigSettings {
     pub keeps_last_good: bool,
 }
 
+/// A workspace that a control plane holds.
+#[derive(Clone, Debug)]
+pub struct HostedWorkspace {
+    /// Where the control plane is.
+    pub url: Url,
+    /// The token of the workspace.
+    pub token: Token,
+    /// The region that is asked for; empty = none.
+    pub region: String,
+    /// Longest time of one request.
+    pub timeout: Duration,
+    /// Most bytes of an answer.
+    pub most_bytes: u64,
+}
+
+/// A secret text. Printed as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// A token with this text.
+    pub fn new(text: impl Into<String>) -> Token {
+        Token(text.into())
+    }
+
+    /// The text, for the request that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl HostedWorkspace {
+    /// The URL for people: without credentials and query.
+    pub fn shown_url(&self) -> String {
+        format!("{}{}", self.url.origin().ascii_serialization(), self.url.path().trim_end_matches('/'))
+    }
+
+    fn read(r: &Reader<'_>) -> Option<HostedWorkspace> {
+        let token = r.text("WORKSPACE_TOKEN");
+        let token = token.trim();
+        // The peer's sample environment holds this text in place of a token.
+        if token.is_empty() || token == "<your_token_here>" {
+            return None;
+        }
+        let url = Url::parse(&r.text("CONFIG_BACKEND_URL")).ok().filter(|url| {
+            matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none()
+        });
+        let Some(url) = url else {
+            r.reject("CONFIG_BACKEND_URL", "is no http or https URL without user and password");
+            return None;
+        };
+        Some(HostedWorkspace {
+            url,
+            token: Token::new(token),
+            region: r.text("region"),
+            timeout: r.duration("HttpClient.backendConfig.timeout"),
+            most_bytes: r.bytes("BackendConfig.maxBytes"),
+        })
+    }
+}
+
 impl BackendConfigSettings {
     pub(super) fn read(r: &Reader<'_>) -> BackendConfigSettings {
         let file_is_demanded = r.is_set("BackendConfig.configFromFile") && r.flag("BackendConfig.configFromFile");
-        let token = r.text("WORKSPACE_TOKEN");
         let path = r.text("BackendConfig.configJSONPath");
         if path.trim().is_empty() {
             r.reject(
@@ -100,8 +183,7 @@ impl BackendConfigSettings {
             path: PathBuf::from(path),
             path_is_set: r.is_set("BackendConfig.configJSONPath"),
             poll_interval,
-            // The peer's sample environment holds this text in place of a token.
-            token_is_set: !file_is_demanded && !token.trim().is_empty() && token != "<your_token_here>",
+            hosted: if file_is_demanded { None } else { HostedWorkspace::read(r) },
             file_is_demanded,
             variable_prefix: r
                 .flag("BackendConfig.envReplacementEnabled")

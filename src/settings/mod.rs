@@ -35,7 +35,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub use admin::AdminSettings;
-pub use backend_config::BackendConfigSettings;
+pub use backend_config::{BackendConfigSettings, HostedWorkspace, Token};
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
 pub use effective::{Effective, Reload, effective, reference, reload};
