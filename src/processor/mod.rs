@@ -9,7 +9,7 @@
 //! letter and holds up no other job. A read uses one snapshot of the workspace.
 //!
 //! The stages, in order: [`explode`], [`bots`], [`duplicates`] with the rule of [`dedup`], [`archive`], [`choose`]
-//! with [`consent`], [`timefields`], [`filter`], then the destination transformation (`destination`).
+//! with [`consent`], [`timefields`], `user_transform`, [`filter`], then the destination transformation (`destination`).
 //! [`pipeline`] calls them, [`handover`] gathers what comes out, [`worker`] reads and stores.
 //! Stored numbers are integers where they are integral: the gateway writes them so (processor.md 19.1), and
 //! slices keep them.
@@ -30,6 +30,7 @@ pub mod pipeline;
 mod route;
 pub mod timefields;
 pub mod transform_at;
+mod user_transform;
 mod worker;
 
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ use crate::backend_config::Snapshots;
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError, Queue};
 use crate::settings::Live;
+use crate::transform::Engine;
 use worker::Shared;
 
 /// What the processor works with.
@@ -101,7 +103,13 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), ProcessorErr
     let appeared = deps.jobs.partition_appeared(Queue::Gw);
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     // One more than there are cores, so that a read can wait for the store while others use the processor.
-    let shared = Arc::new(Shared { deps, slots: Arc::new(Semaphore::new(cores + 1)), in_flight: Arc::default() });
+    let shared = Arc::new(Shared {
+        engine: Engine::new(deps.settings.clone()),
+        deps,
+        slots: Arc::new(Semaphore::new(cores + 1)),
+        aside: Arc::new(Semaphore::new(worker::MOST_ASIDE_KIB)),
+        in_flight: Arc::default(),
+    });
     let mut workers = Workers::default();
     loop {
         workers.start_missing(&shared, &stop);

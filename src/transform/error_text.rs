@@ -4,8 +4,9 @@
 const ENTRIES: [&str; 2] = ["transformEvent", "transformBatch"];
 
 /// The text of a thrown error: `<Name>: <message>` and the lines of the stack up to the user's entry function.
-/// `name` and `message` as the error carries them, `stack` as the engine writes it.
-pub(super) fn of_error(name: &str, message: &str, stack: &str) -> String {
+/// `name` and `message` as the error carries them, `stack` as the engine writes it; `class` is the name of its class,
+/// whose constructors are not part of the stack.
+pub(super) fn of_error(name: &str, message: &str, stack: &str, class: &str) -> String {
     let message = familiar(name, message);
     let mut text = match (name, message.as_str()) {
         ("", _) => message.clone(),
@@ -20,6 +21,9 @@ pub(super) fn of_error(name: &str, message: &str, stack: &str) -> String {
         // The code could not be read: there is no stack, only a place.
         return format!("{text} [{place}]");
     }
+    let constructor = format!("    at {class} (");
+    let constructed = lines.iter().position(|line| line.starts_with(&constructor) && !line.ends_with("(<anonymous>)"));
+    let lines = lines.get(constructed.map_or(0, |at| at + 1)..).unwrap_or_default();
     let last = lines.iter().rposition(|line| ENTRIES.iter().any(|entry| line.contains(entry)));
     for line in lines.iter().take(last.map_or(0, |last| last + 1)) {
         text.push('\n');
@@ -83,17 +87,17 @@ mod tests {
     fn a_stack_ends_at_the_entry_function() {
         let stack = "    at helper (Add shop:7:9)\n    at <anonymous> (Add shop:3:20)\n    at forEach (native)\n    at transformEvent (Add shop:3:5)\n    at settle (sandbox:1:1)\n";
         assert_eq!(
-            of_error("Error", "no price", stack),
+            of_error("Error", "no price", stack, "Error"),
             "Error: no price\n    at helper (Add shop:7:9)\n    at Add shop:3:20\n    at forEach (<anonymous>)\n    at transformEvent (Add shop:3:5)"
         );
-        assert_eq!(of_error("Error", "x", "    at helper (a:1:1)\n"), "Error: x");
-        assert_eq!(of_error("Error", "", ""), "Error");
+        assert_eq!(of_error("Error", "x", "    at helper (a:1:1)\n", "Error"), "Error: x");
+        assert_eq!(of_error("Error", "", "", "Error"), "Error");
     }
 
     #[test]
     fn code_that_cannot_be_read_is_told_with_its_place() {
         assert_eq!(
-            of_error("SyntaxError", "expecting '}'", "    at base transformation:1:55\n"),
+            of_error("SyntaxError", "expecting '}'", "    at base transformation:1:55\n", "SyntaxError"),
             "SyntaxError: expecting '}' [base transformation:1:55]"
         );
     }
@@ -109,7 +113,7 @@ mod tests {
             ("Error", "cannot read property 'x' of undefined", "cannot read property 'x' of undefined"),
         ];
         for (name, message, expected) in table {
-            assert_eq!(of_error(name, message, ""), format!("{name}: {expected}"));
+            assert_eq!(of_error(name, message, "", name), format!("{name}: {expected}"));
         }
     }
 }

@@ -22,6 +22,7 @@ mod imports;
 mod keys;
 mod run;
 mod sandbox;
+mod transformer;
 mod watch;
 
 #[cfg(test)]
@@ -34,3 +35,4 @@ mod written_by_users_tests;
 pub use batch::{Batch, Event, Origin, Reply, Transformed, Verdict};
 pub use code::{Code, Contract, Library, Refusal, Transformer, camel_case};
 pub use engine::Engine;
+pub use transformer::of_destination;

@@ -479,15 +479,17 @@ impl<'js> Run<'_, 'js> {
             self.is_harmed.set(true);
             return Ok(format!("Error: {error}"));
         }
-        if thrown.is_null() && self.sandbox.is_full() {
+        if thrown.is_null() {
+            // Thrown by code, or by the engine when there is no memory left to make an error with: the runtime cannot
+            // be asked which while it runs, so it is not used again.
             self.is_harmed.set(true);
-            return Ok("InternalError: out of memory".to_owned());
         }
         let text = match thrown.as_object().filter(|_| thrown.is_error()) {
             Some(error) => error_text::of_error(
                 &self.member(error, "name"),
                 &self.member(error, "message"),
                 &self.member(error, "stack"),
+                &self.class(error),
             ),
             None => match self.driver.describe.call((thrown,)) {
                 Ok(text) => text,
@@ -501,6 +503,17 @@ impl<'js> Run<'_, 'js> {
             self.is_harmed.set(true);
         }
         Ok(text)
+    }
+
+    /// The name of the class that the error is of.
+    fn class(&self, error: &Object<'js>) -> String {
+        match error.get::<_, Object<'js>>("constructor") {
+            Ok(constructor) => self.member(&constructor, "name"),
+            Err(_thrown) => {
+                drop(self.ctx.catch());
+                String::new()
+            }
+        }
     }
 
     fn member(&self, error: &Object<'js>, name: &str) -> String {

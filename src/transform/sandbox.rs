@@ -92,12 +92,6 @@ impl Sandbox {
         let used = self.runtime.memory_usage().malloc_size;
         usize::try_from(used).is_ok_and(|used| used <= self.heap_bytes / 2)
     }
-
-    /// Whether hardly any memory is left.
-    pub(super) fn is_full(&self) -> bool {
-        let used = self.runtime.memory_usage().malloc_size;
-        usize::try_from(used).is_ok_and(|used| used > self.heap_bytes / 10 * 9)
-    }
 }
 
 impl Prepared {

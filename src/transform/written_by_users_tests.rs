@@ -17,7 +17,7 @@ fn cases() -> Vec<(&'static str, &'static str, Vec<Value>, Vec<(i64, Value)>)> {
                return event;
              }",
             vec![json!({ "messageId": "1", "context": { "ip": "1.2.3.4", "traits": { "email": " A@b.c " } } }), json!({ "messageId": "2" })],
-            vec![(0, json!({ "messageId": "1", "context": { "traits": { "email_hash": "cd9afbc" } } })), (1, json!({ "messageId": "2" }))],
+            vec![(0, json!({ "messageId": "1", "context": { "traits": { "email_hash": "eff0879" } } })), (1, json!({ "messageId": "2" }))],
         ),
         (
             "events of test accounts are dropped",
