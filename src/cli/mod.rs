@@ -19,6 +19,7 @@ mod send;
 mod status;
 mod store;
 mod table;
+mod transform;
 mod units;
 mod version;
 
@@ -58,6 +59,8 @@ enum Verb {
     Reload(reload::Args),
     /// List destinations, hold and resume delivery to them.
     Destination(destination::Args),
+    /// Try a user transformation on events from a file.
+    Transform(transform::Args),
     /// Show the settings in force, with the origin of each value.
     Config(config::Args),
     /// Print the version.
@@ -98,6 +101,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Backup(arguments) => backup::run(arguments),
         Verb::Reload(arguments) => reload::run(arguments),
         Verb::Destination(arguments) => destination::run(arguments),
+        Verb::Transform(arguments) => transform::run(arguments),
         Verb::Config(arguments) => config::run(arguments),
         Verb::Version(arguments) => version::run(&arguments),
     }

@@ -391,6 +391,10 @@ impl<'js> Run<'_, 'js> {
     /// An output as JSON. A function inside fails the batch.
     fn output(&self, value: Value<'js>) -> Result<Verdict, Halt> {
         let text = self.ctx.json_stringify(value).and_then(|text| text.map(|text| text.to_string()).transpose());
+        // Writing is native work, during which nobody asks for the time.
+        if self.sandbox.alarm.rings() {
+            return Err(Halt::Slice);
+        }
         let text = match text {
             Ok(text) => text.unwrap_or_default(),
             Err(error) => {
@@ -483,6 +487,7 @@ impl<'js> Run<'_, 'js> {
             // Thrown by code, or by the engine when there is no memory left to make an error with: the runtime cannot
             // be asked which while it runs, so it is not used again.
             self.is_harmed.set(true);
+            return Ok("out of memory, or null was thrown".to_owned());
         }
         let text = match thrown.as_object().filter(|_| thrown.is_error()) {
             Some(error) => error_text::of_error(

@@ -13,7 +13,7 @@ use pintle::processor::filter::{EventFilter, Verdict};
 use pintle::processor::timefields::{self, Received};
 use pintle::processor::transform_at::TransformAt;
 use pintle::settings::{Live, Settings};
-use pintle::transform::{Batch, Code, Contract, Engine, Event, Library, Origin, Verdict, camel_case};
+use pintle::transform::{Batch, Code, Contract, Engine, Event, Library, Origin, Verdict as Transformed, camel_case};
 use serde_json::{Map, Value, json};
 
 use crate::report::CaseResult;
@@ -217,9 +217,9 @@ fn user_transform(config: &Value, input: &Value) -> Value {
     let responses = reply.results.into_iter().map(|result| {
         let mut response = json!({ "statusCode": result.verdict.status() });
         match result.verdict {
-            Verdict::Output(output) => response["output"] = serde_json::from_str(&output).expect("JSON"),
-            Verdict::Failed { error, .. } => response["error"] = error.into(),
-            Verdict::Dropped => {}
+            Transformed::Output(output) => response["output"] = serde_json::from_str(&output).expect("JSON"),
+            Transformed::Failed { error, .. } => response["error"] = error.into(),
+            Transformed::Dropped => {}
         }
         match result.origin {
             Origin::Event(at) => response["messageId"] = ids[at].as_str().into(),

@@ -28,3 +28,4 @@ mod isolation;
 mod order;
 mod restart;
 mod sdk;
+mod transformations;
