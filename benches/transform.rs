@@ -68,7 +68,7 @@ fn transform(criterion: &mut Criterion) {
     let engine = tokio.block_on(async { Engine::new(Live::new(Settings::defaults())) });
     group.bench_function("js_batch", |bencher| {
         bencher.iter(|| {
-            let batch = Batch { code: Arc::clone(&code), events: Arc::clone(&events), keeps_logs: false };
+            let batch = Batch { code: Arc::clone(&code), events: Arc::clone(&events), lane: 0, keeps_logs: false };
             tokio.block_on(engine.run(batch)).results.len()
         });
     });

@@ -73,7 +73,7 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
         let engine = Engine::new(Live::new(settings));
         for chunk in events.chunks(most) {
             let started = Instant::now();
-            let batch = Batch { code: Arc::clone(&code), events: chunk.into(), keeps_logs: true };
+            let batch = Batch { code: Arc::clone(&code), events: chunk.into(), lane: 0, keeps_logs: true };
             let reply = engine.run(batch).await;
             let took = started.elapsed();
             failed += reply.results.iter().filter(|result| matches!(result.verdict, Verdict::Failed { .. })).count();

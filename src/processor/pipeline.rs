@@ -12,6 +12,8 @@
 //! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
 //! per destination the payload. One buffer for parameters and one for copies serve the whole read.
 
+mod transformed;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -31,12 +33,12 @@ use super::parameters::{self, EventFacts, Failure, message_id};
 use super::route::{Route, SourceRoutes};
 use super::timefields;
 use super::transform_at::TransformAt;
-use super::user_transform::{Chunk, Gathered, Held, Later, STAGE};
+use super::user_transform::{Gathered, Held, STAGE};
 use crate::backend_config::Snapshot;
 use crate::destination::{Message, Output, may_hold_key};
 use crate::jobsdb::{Job, NewJob, Queue};
 use crate::settings::Settings;
-use crate::transform::{Event, Origin, Reply, Verdict as Transformed};
+use crate::transform::Event;
 
 /// The `customVal` of gateway and archive jobs.
 const GATEWAY: &str = "GW";
@@ -283,122 +285,6 @@ impl<'a> Pipeline<'a> {
             }
         }
         Ok(())
-    }
-}
-
-impl Pipeline<'_> {
-    /// Sends what a user transformation made of a chunk through the stages behind it. `emit` gets the place of the
-    /// gateway job that each job joins, among the `later` ones.
-    pub(super) fn transformed(
-        &mut self,
-        chunk: &Chunk,
-        reply: Reply,
-        later: &Later<'_>,
-        emit: &mut dyn FnMut(usize, Queue, &NewJob<'_>),
-    ) {
-        let joined = chunk.joined_jobs(&reply, &later.places);
-        let is_output = |at: usize| {
-            reply
-                .results
-                .iter()
-                .any(|result| result.origin == Origin::Event(at) && matches!(result.verdict, Transformed::Output(_)))
-        };
-        // A failure of the whole batch is one of every event that nothing came of.
-        let failing: Vec<usize> = if reply.results.iter().any(|result| result.origin == Origin::All) {
-            (0..chunk.events.len()).filter(|at| !is_output(*at)).collect()
-        } else {
-            Vec::new()
-        };
-        for (result, place) in reply.results.into_iter().zip(joined) {
-            let emit = &mut |queue: Queue, new: &NewJob<'_>| emit(place, queue, new);
-            let (at, fresh_id) = match &result.origin {
-                Origin::Event(at) => (*at, None),
-                Origin::Fresh { message_id } => (0, Some(message_id.as_str())),
-                Origin::All => (0, None),
-            };
-            match result.verdict {
-                Transformed::Output(json) => self.go_on(chunk, at, fresh_id, &json, later, emit),
-                Transformed::Dropped => self.counts.filtered(STAGE),
-                Transformed::Failed { status, error } => {
-                    let failed = Failed { stage: STAGE, status, error: Cow::Owned(error) };
-                    let events = if result.origin == Origin::All { failing.as_slice() } else { &[at] };
-                    for at in events {
-                        self.fail(chunk, *at, &failed, later, emit);
-                    }
-                }
-            }
-        }
-    }
-
-    /// One output of a user transformation. It keeps the metadata of its event (processor.md 3.1).
-    fn go_on(
-        &mut self,
-        chunk: &Chunk,
-        at: usize,
-        fresh_id: Option<&str>,
-        json: &str,
-        later: &Later<'_>,
-        emit: &mut Emit<'_>,
-    ) {
-        let Some(held) = chunk.held.get(at) else { return };
-        let event = match Message::parse(json) {
-            Ok(event) => event,
-            Err(problem) => {
-                let failed = Failed { stage: STAGE, status: 400, error: Cow::Owned(problem.to_string()) };
-                return self.fail(chunk, at, &failed, later, emit);
-            }
-        };
-        let mut facts = held.facts.clone();
-        if let Some(id) = fresh_id {
-            id.clone_into(&mut facts.message_id);
-        }
-        for (key, fact) in [("event", &mut facts.event_name), ("type", &mut facts.event_type)] {
-            if let Some(text) = event.text(key) {
-                *fact = text.into_owned();
-            }
-        }
-        let failed = self.with_passing(chunk, held, &facts, &event, later, |passing, route, _now, buffers, counts| {
-            match isolated(|| passing.outputs(route, held.is_drained)) {
-                Ok(Some(outputs)) => passing.deliver(route, &outputs, buffers, counts, emit),
-                Ok(None) => counts.filtered("event_filter"),
-                Err(failed) => return Some(failed),
-            }
-            None
-        });
-        if let Some(failed) = failed.flatten() {
-            self.fail(chunk, at, &failed, later, emit);
-        }
-    }
-
-    /// The dead letter of an event of a chunk, as it was before its transformation.
-    fn fail(&mut self, chunk: &Chunk, at: usize, failed: &Failed, later: &Later<'_>, emit: &mut Emit<'_>) {
-        let (Some(held), Some(given)) = (chunk.held.get(at), chunk.events.get(at)) else { return };
-        let Ok(event) = Message::parse(&given.message) else { return };
-        self.with_passing(chunk, held, &held.facts, &event, later, |passing, route, now, buffers, counts| {
-            passing.dead_letter(route, failed, now, buffers, counts, emit);
-        });
-    }
-
-    /// Calls with everything that the stages behind want to know; never without, as the chunk came through those
-    /// before.
-    fn with_passing<T>(
-        &mut self,
-        chunk: &Chunk,
-        held: &Held,
-        facts: &EventFacts,
-        event: &Message<'_>,
-        later: &Later<'_>,
-        then: impl FnOnce(&Passing<'_, '_>, &Route, &str, &mut Buffers, &mut Counts) -> T,
-    ) -> Option<T> {
-        let source = self.sources.get(&chunk.source_id)?.as_ref()?;
-        let route = source.routes.get(chunk.route)?;
-        let job = later.job(held.job_id)?;
-        let parameters = JobParameters::parse(&job.parameters).ok()?;
-        let received_at = held.received_at.as_str();
-        self.buffers.of_event.clear();
-        parameters::of_event(&mut self.buffers.of_event, facts, &parameters, received_at, job.id);
-        let passing = Passing { job, parameters: &parameters, source, event, facts, received_at };
-        Some(then(&passing, route, &self.now, &mut self.buffers, &mut self.counts))
     }
 }
 

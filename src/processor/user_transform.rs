@@ -103,7 +103,8 @@ impl Gathered {
 impl Chunk {
     /// What the engine gets. The chunk keeps the events for those that fail.
     pub(super) fn batch(&self) -> Batch {
-        Batch { code: Arc::clone(&self.code), events: self.events.as_slice().into(), keeps_logs: false }
+        let lane = xxhash_rust::xxh3::xxh3_64_with_seed(self.source_id.as_bytes(), self.route as u64);
+        Batch { code: Arc::clone(&self.code), events: self.events.as_slice().into(), lane, keeps_logs: false }
     }
 
     /// Per result the gateway job whose jobs it joins: never one behind a job that it came from, and in the order of

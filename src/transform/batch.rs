@@ -11,6 +11,8 @@ pub struct Batch {
     pub code: Arc<Code>,
     /// The events.
     pub events: Arc<[Event]>,
+    /// Stands for the source and the destination: batches of different lanes take turns, and none has all threads.
+    pub lane: u64,
     /// Whether `log(...)` is kept: in test runs only.
     pub keeps_logs: bool,
 }
@@ -72,6 +74,13 @@ pub enum Verdict {
         /// What went wrong, as the author of the code reads it.
         error: String,
     },
+}
+
+impl Batch {
+    /// What takes turns: a lane's events with one code.
+    pub(super) fn turn(&self) -> u128 {
+        self.code.key() ^ u128::from(self.lane)
+    }
 }
 
 impl Verdict {

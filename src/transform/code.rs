@@ -149,10 +149,9 @@ pub fn camel_case(name: &str) -> String {
         let own = kind(*character);
         let next = following.next().map_or(Kind::Other, |next| kind(*next));
         let begins_a_word = match (before, own) {
-            (_, Kind::Other) => false,
+            (_, Kind::Other) | (Kind::Upper, Kind::Lower) => false,
             // The last capital of a run begins the next word: `HTTPClient`.
             (Kind::Upper, Kind::Upper) => next == Kind::Lower,
-            (Kind::Upper, Kind::Lower) => false,
             _ => before != own,
         };
         if begins_a_word && !camel.is_empty() {

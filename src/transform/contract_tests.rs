@@ -29,7 +29,7 @@ pub(super) fn event(message: Value) -> Event {
 
 pub(super) fn batch(code: &Arc<Code>, messages: &[Value]) -> Batch {
     let events: Vec<Event> = messages.iter().cloned().map(event).collect();
-    Batch { code: Arc::clone(code), events: events.into(), keeps_logs: false }
+    Batch { code: Arc::clone(code), events: events.into(), lane: 0, keeps_logs: false }
 }
 
 pub(super) fn numbered(count: usize) -> Vec<Value> {
@@ -202,7 +202,7 @@ async fn libraries_are_imported_by_name_and_import_nothing_themselves() {
         match expected {
             Ok(output) => assert_eq!(results, [(0, 200, output)], "{text}"),
             Err(error) => {
-                assert!(results[0].2.as_str().is_some_and(|told| told.starts_with(error)), "{text}: {results:?}")
+                assert!(results[0].2.as_str().is_some_and(|told| told.starts_with(error)), "{text}: {results:?}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The threads that run transformations.
 //!
-//! Threads are started when there is work and end after a while without. Waiting batches take turns by code, and one
-//! code never has all threads, so that a slow transformation does not stall the others. Whoever waits for a batch
+//! Threads are started when there is work and end after a while without. Waiting batches take turns by code and
+//! lane, and none of these has all threads, so that a slow transformation does not stall the others. Whoever waits for a batch
 //! watches it: a thread that does not come back from a native loop is given up (security.md 5.2).
 
 use std::collections::{HashMap, VecDeque};
@@ -49,9 +49,9 @@ struct Pool {
 
 #[derive(Default)]
 struct State {
-    /// Waiting batches, by code; the first code is next.
+    /// Waiting batches, by turn; the first is next.
     waiting: VecDeque<(u128, VecDeque<Task>)>,
-    /// Threads at work, by code.
+    /// Threads at work, by turn.
     running: HashMap<u128, usize>,
     threads: usize,
     idle: usize,
@@ -120,7 +120,7 @@ impl Engine {
     }
 
     async fn attempt(&self, batch: Batch, settings: &Arc<TransformSettings>) -> Ended {
-        let key = batch.code.key();
+        let (key, turn) = (batch.code.key(), batch.turn());
         let version_id = batch.code.version_id().to_owned();
         let count = batch.events.len();
         if self.pool.is_paused(key) {
@@ -145,7 +145,7 @@ impl Engine {
                 },
                 () = tokio::time::sleep_until(look_at.into()) => {
                     let is_overdue = progress.deadline().is_some_and(|deadline| deadline + GRACE <= Instant::now());
-                    if is_overdue && Pool::give_up(&self.pool, &progress, key, &version_id, settings) {
+                    if is_overdue && Pool::give_up(&self.pool, &progress, (key, turn), &version_id, settings) {
                         return Ended::Lost;
                     }
                 }
@@ -225,7 +225,7 @@ impl Pool {
     fn give_up(
         pool: &Arc<Pool>,
         progress: &Arc<Progress>,
-        key: u128,
+        (key, turn): (u128, u128),
         version_id: &str,
         settings: &TransformSettings,
     ) -> bool {
@@ -234,7 +234,7 @@ impl Pool {
             return false;
         }
         progress.is_given_up.store(true, Ordering::Release);
-        state.leave(key);
+        state.leave(turn);
         state.threads = state.threads.saturating_sub(1);
         state.lost += 1;
         events::thread_lost(version_id, state.lost);
@@ -259,7 +259,7 @@ impl Pool {
     fn serve(&self) {
         let mut sandbox: Option<Sandbox> = None;
         while let Some(Task { batch, settings, progress, reply }) = self.next_task(&mut sandbox) {
-            let key = batch.code.key();
+            let turn = batch.turn();
             progress.thread.store(own_id(), Ordering::Release);
             let around = Surroundings { settings, network: self.network.clone() };
             let run = AssertUnwindSafe(|| work(&mut sandbox, &batch, &around, &progress));
@@ -275,9 +275,9 @@ impl Pool {
                 events::thread_back(state.lost);
                 return;
             }
-            state.leave(key);
+            state.leave(turn);
             drop(state);
-            // Others may have waited for this code to have one thread less.
+            // Others may have waited for this turn to have one thread less.
             self.work.notify_one();
             if reply.send(answer).is_err() {
                 tracing::debug!("nobody waits for a transformed batch any more");
@@ -323,33 +323,33 @@ impl Pool {
 
 impl State {
     fn push(&mut self, task: Task) {
-        let key = task.batch.code.key();
-        match self.waiting.iter_mut().find(|(code, _)| *code == key) {
+        let turn = task.batch.turn();
+        match self.waiting.iter_mut().find(|(waiting, _)| *waiting == turn) {
             Some((_, tasks)) => tasks.push_back(task),
-            None => self.waiting.push_back((key, VecDeque::from([task]))),
+            None => self.waiting.push_back((turn, VecDeque::from([task]))),
         }
     }
 
-    /// The next batch whose code may have one more of `threads`. Its code goes to the end of the line.
+    /// The next batch whose turn may have one more of `threads`. It goes to the end of the line then.
     fn pop(&mut self, threads: usize) -> Option<Task> {
         let most = threads.saturating_sub(1).max(1);
-        let may_run = |code: &u128| self.running.get(code).is_none_or(|running| *running < most);
-        let place = self.waiting.iter().position(|(code, _)| may_run(code))?;
-        let (code, mut tasks) = self.waiting.remove(place)?;
+        let may_run = |turn: &u128| self.running.get(turn).is_none_or(|running| *running < most);
+        let place = self.waiting.iter().position(|(turn, _)| may_run(turn))?;
+        let (turn, mut tasks) = self.waiting.remove(place)?;
         let task = tasks.pop_front();
         if !tasks.is_empty() {
-            self.waiting.push_back((code, tasks));
+            self.waiting.push_back((turn, tasks));
         }
-        *self.running.entry(code).or_default() += 1;
+        *self.running.entry(turn).or_default() += 1;
         task
     }
 
-    /// A thread no longer works for this code.
-    fn leave(&mut self, code: u128) {
-        if let Some(running) = self.running.get_mut(&code) {
+    /// A thread no longer works for this turn.
+    fn leave(&mut self, turn: u128) {
+        if let Some(running) = self.running.get_mut(&turn) {
             *running = running.saturating_sub(1);
             if *running == 0 {
-                self.running.remove(&code);
+                self.running.remove(&turn);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rquickjs::{Ctx, Function, Object, Result};
 use tokio::sync::Semaphore;
@@ -82,18 +82,23 @@ impl Host {
 
     /// Waits for the next answer, until the deadline at most.
     pub(super) fn next_answer(&self, deadline: Instant) -> Option<(u32, Answer)> {
-        let answers = self.requests.borrow().as_ref().map(|requests| Rc::clone(&requests.answers))?;
         let wait = deadline.saturating_duration_since(Instant::now());
-        let answer = if wait.is_zero() { answers.try_recv().ok() } else { answers.recv_timeout(wait).ok() };
-        if answer.is_some() {
-            self.outstanding.set(self.outstanding.get().saturating_sub(1));
-        }
-        answer
+        self.take_answer(|answers| answers.recv_timeout(wait).ok())
     }
 
     /// The next answer that is there already.
     pub(super) fn ready_answer(&self) -> Option<(u32, Answer)> {
-        self.next_answer(Instant::now() - Duration::ZERO)
+        self.take_answer(|answers| answers.try_recv().ok())
+    }
+
+    fn take_answer(
+        &self,
+        receive: impl FnOnce(&Receiver<(u32, Answer)>) -> Option<(u32, Answer)>,
+    ) -> Option<(u32, Answer)> {
+        let answers = self.requests.borrow().as_ref().map(|requests| Rc::clone(&requests.answers))?;
+        let answer = receive(&answers)?;
+        self.outstanding.set(self.outstanding.get().saturating_sub(1));
+        Some(answer)
     }
 
     /// The functions for `sandbox.js`.

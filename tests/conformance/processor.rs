@@ -211,7 +211,7 @@ fn user_transform(config: &Value, input: &Value) -> Value {
         metadata: event["metadata"].to_string(),
         message_id: id.clone(),
     });
-    let batch = Batch { code: Arc::new(code), events: events.collect(), keeps_logs: false };
+    let batch = Batch { code: Arc::new(code), events: events.collect(), lane: 0, keeps_logs: false };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let reply = runtime.block_on(async { Engine::new(Live::new(Settings::defaults())).run(batch).await });
     let responses = reply.results.into_iter().map(|result| {
