@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use pintle::clock::Clock;
 use pintle::jobsdb::{
-    Durability, JobState, JobsDb, JournalRecord, Limits, Namespace, NewJob, Outcome, Queue, Select, Status, Tx,
+    Durability, JobState, JobsDb, JournalRecord, Limits, Namespace, NewJob, Outcome, Queue, RunKey, RunStats, Select,
+    Status, Tx,
 };
 use pintle::settings::{Profile, Settings};
 use pintle::storage::Storage;
@@ -246,6 +247,41 @@ fn a_decoder_written_from_the_description_reads_the_fixture() {
     let mut value = Reader(&value);
     assert_eq!((value.byte(), value.signed()), (1, expiry));
     assert_eq!(rows("kv")[&b"\x05workspace".to_vec()], b"{}");
+}
+
+#[test]
+fn a_decoder_written_from_the_description_reads_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = open(folder.path(), &Clock::manual(START_MS));
+    let mut tx = Tx::new(Durability::Durable);
+    let key = |destination: &str| RunKey::new("r\u{0}1", "t", "s", destination).unwrap();
+    tx.count_run(key(""), RunStats { taken_in: 300, out: 2, failed: 1 });
+    tx.fail_run(key("d"), br#"{"n":1}"#, 400);
+    jobs.commit_blocking(tx).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(jobs.cancel_run("gone")).unwrap();
+    jobs.close();
+    drop(jobs);
+    let families = ["default", "jobs", "idx", "status", "dedup", "kv"];
+    let database =
+        rocksdb::DB::open_cf_for_read_only(&rocksdb::Options::default(), folder.path().join("db"), families, false)
+            .unwrap();
+    let value = |key: &[u8]| database.get_cf(database.cf_handle("kv").unwrap(), key).unwrap().unwrap();
+    for (key, numbers) in
+        [(&b"\x01r\0\xff1\0\0t\0\0s\0\0\0\0"[..], [300, 2, 1]), (b"\x01r\0\xff1\0\0t\0\0s\0\0d\0\0", [1, 0, 1])]
+    {
+        let bytes = value(key);
+        let mut row = Reader(&bytes);
+        assert_eq!((row.byte(), [row.unsigned(), row.unsigned(), row.unsigned()]), (1, numbers));
+        assert_eq!((row.signed(), row.0), (START_MS, &b""[..]));
+    }
+    let head = value(b"\x02r\0\xff1\0\0");
+    let mut head = Reader(&head);
+    assert_eq!((head.byte(), head.signed(), head.0), (1, START_MS, &b""[..]));
+    let failed = value(b"\x02r\0\xff1\0\0t\0\0s\0\0d\0\0{\"n\":1}");
+    let mut failed = Reader(&failed);
+    assert_eq!((failed.byte(), failed.signed(), failed.0), (1, 400, &b""[..]));
+    assert_eq!(value(b"\x06run/gone"), format!("{{\"since_ms\":{START_MS}}}").into_bytes());
 }
 
 /// A torn tail of the log, cut at every byte of its last 64 KiB: what was acknowledged before the cut is

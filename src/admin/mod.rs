@@ -12,7 +12,6 @@ mod components;
 mod events;
 mod guard;
 mod listeners;
-mod loopback;
 mod pause;
 mod routes;
 mod send;
@@ -36,7 +35,7 @@ use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
 use crate::settings;
 use crate::telemetry::Metrics;
-use crate::{batch_router, router};
+use crate::{batch_router, gateway, router};
 
 pub use backup::{
     BackupError, Extent, Manifest, ManifestFile, QueueCount, copy_to, create_from, list, refuse_non_empty, remove,
@@ -44,7 +43,6 @@ pub use backup::{
 };
 pub use components::{ComponentState, ComponentStatus, Components};
 pub use listeners::{AdminError, Listeners, bind, socket_path};
-pub use loopback::reachable;
 pub use send::Sent;
 pub use server::serve;
 pub use status::{
@@ -93,6 +91,10 @@ pub struct Deps {
     pub batch_board: Arc<batch_router::Board>,
     /// Where the gateway listens, once it does.
     pub gateway_addresses: Arc<OnceLock<Vec<SocketAddr>>>,
+    /// The way to the own ingest port.
+    pub own_port: gateway::OwnPort,
+    /// Where the internal tree is answered.
+    pub internal: gateway::InternalApi,
     /// The way to a reload.
     pub reloads: ReloadRequests,
 }

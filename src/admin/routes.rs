@@ -11,6 +11,7 @@
 //! | POST `/v1/destinations/{id}/pause`, `.../resume` | body `{"forSeconds": 7200}` or empty |
 //! | GET, POST `/v1/backups` (POST also `/v1/backup`) | snapshots; body `{"tables": true, "archive": true}` or empty |
 //! | DELETE `/v1/backups/{name}` | removes a snapshot |
+//! | `/internal/...` | as on the ingest port, whatever `Gateway.internalEndpointsEnabled` says (gateway.md 3) |
 //!
 //! Errors are `{"error", "hint", "where"}`.
 
@@ -45,6 +46,7 @@ pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incomin
     let is =
         |method: &Method| *request.method() == method || (*method == Method::GET && *request.method() == Method::HEAD);
     match segments.as_slice() {
+        ["internal", ..] => internal(deps, caller, request).await,
         ["healthz"] if is(&Method::GET) => text(StatusCode::OK, "ok\n"),
         ["readyz"] if is(&Method::GET) => readiness(deps),
         ["metrics"] if is(&Method::GET) => prometheus(deps).await,
@@ -64,6 +66,16 @@ pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incomin
         ["v1", "backups", _] => method_not_allowed("DELETE"),
         _ => error(StatusCode::NOT_FOUND, "not found", "the routes are listed in the README", &path),
     }
+}
+
+/// The internal tree. Changes leave an audit line, as all of this API do; events are no change.
+async fn internal(deps: &Deps, caller: &Caller, request: Request<Incoming>) -> Answer {
+    let changed = (*request.method() != Method::GET).then(|| request.uri().path().to_owned());
+    let answer = deps.internal.answer(request).await;
+    if let Some(path) = changed.filter(|path| path.ends_with("/suppressions") && answer.status().is_success()) {
+        events::changed(&caller.who, "suppress", &path);
+    }
+    answer
 }
 
 fn readiness(deps: &Deps) -> Answer {

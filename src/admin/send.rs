@@ -1,5 +1,6 @@
 //! A test event through the node's own ingest port: the whole way that an SDK's event takes.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::Deps;
 use crate::backend_config::Source;
+use crate::gateway::OwnPort;
 
 /// Longest wait for the whole conversation; longer than the gateway waits for the store.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -99,10 +100,8 @@ pub(super) async fn send(deps: &Deps, body: Value) -> Result<Sent, SendError> {
     if kind == "track" && !event.contains_key("event") {
         event.insert("event".to_owned(), json!("Test event"));
     }
-    let addresses = deps.gateway_addresses.get().map(Vec::as_slice).unwrap_or_default();
-    let address = addresses.first().copied().ok_or(SendError::NotOpen)?;
     let text = Value::Object(event).to_string();
-    let posted = tokio::time::timeout(TIMEOUT, post(super::reachable(address), &kind, &source.write_key, text)).await;
+    let posted = tokio::time::timeout(TIMEOUT, post(&deps.own_port, &kind, &source.write_key, text)).await;
     let (status, answer) = posted.map_err(|_| SendError::Wire("no answer in time".to_owned()))??;
     Ok(Sent { source_id: source.id.clone(), message_id, status, answer })
 }
@@ -123,18 +122,16 @@ fn choose(deps: &Deps, wanted: Option<&str>) -> Result<Arc<Source>, SendError> {
     })
 }
 
-async fn post(
-    address: std::net::SocketAddr,
-    kind: &str,
-    write_key: &str,
-    text: String,
-) -> Result<(u16, String), SendError> {
-    let stream = TcpStream::connect(address).await.map_err(|error| SendError::Wire(error.to_string()))?;
+async fn post(own_port: &OwnPort, kind: &str, write_key: &str, text: String) -> Result<(u16, String), SendError> {
+    let stream = own_port.connect().await.map_err(|error| match error.kind() {
+        ErrorKind::NotConnected => SendError::NotOpen,
+        _ => SendError::Wire(error.to_string()),
+    })?;
     let failed = |error: hyper::Error| SendError::Wire(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let conversation = tokio::spawn(connection);
     let request = Request::post(format!("/v1/{kind}"))
-        .header(HOST, address.to_string())
+        .header(HOST, "localhost")
         .header(CONTENT_TYPE, "application/json")
         .header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(format!("{write_key}:"))))
         .body(Full::new(Bytes::from(text)))

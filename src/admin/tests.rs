@@ -72,6 +72,8 @@ async fn api() -> Api {
         router_board: Arc::default(),
         batch_board: Arc::default(),
         gateway_addresses: Arc::new(OnceLock::new()),
+        own_port: crate::gateway::OwnPort::default(),
+        internal: crate::gateway::InternalApi::default(),
         reloads: reload_requests,
     };
     let stop = CancellationToken::new();

@@ -88,6 +88,7 @@ impl Assembly<'_> {
             definition: SourceDefinition {
                 id: text(&mut definition, "id"),
                 name: text(&mut definition, "name"),
+                display_name: text(&mut definition, "displayName"),
                 category: text(&mut definition, "category"),
                 kind: text(&mut definition, "type"),
                 options: definition.remove("options").unwrap_or_default(),
@@ -95,6 +96,7 @@ impl Assembly<'_> {
             destinations: destinations.into_iter().map(Arc::new).collect(),
             transient: flag(&mut map, "transient"),
             geo_enrichment: flag(&mut object(map.remove("geoEnrichment").unwrap_or_default()), "enabled"),
+            updated_at: text(&mut map, "updatedAt"),
             tracking_plan: self.tracking_plan(&id, map.remove("dgSourceTrackingPlanConfig").unwrap_or_default()),
             id,
         }
@@ -155,6 +157,7 @@ impl Assembly<'_> {
                 display_name: text(&mut definition, "displayName"),
                 config: object(definition.remove("config").unwrap_or_default()),
             },
+            updated_at: text(&mut map, "updatedAt"),
             has_dynamic_config: config.values().any(has_template),
             delivery_account: self.account(&id, enabled, &config, "rudderAccountId"),
             delete_account: self.account(&id, enabled, &config, "rudderDeleteAccountId"),

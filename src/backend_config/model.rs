@@ -71,6 +71,8 @@ pub struct Source {
     pub geo_enrichment: bool,
     /// What is asked of its events; `None` without a plan id (processor.md 5.1).
     pub tracking_plan: Option<SourceTrackingPlan>,
+    /// When it was last changed, as written, possibly empty.
+    pub updated_at: String,
 }
 
 /// What kind of source it is.
@@ -80,6 +82,8 @@ pub struct SourceDefinition {
     pub id: String,
     /// Its name (`Javascript`, `webhook`).
     pub name: String,
+    /// Its name as people read it, possibly empty.
+    pub display_name: String,
     /// `""` for event streams, `webhook`, `cloud`, `warehouse`, ...
     pub category: String,
     /// `web`, `android`, `cloud`, ...
@@ -117,6 +121,8 @@ pub struct Destination {
     pub delivery_account: Option<Arc<Account>>,
     /// The account that it deletes users with; only for enabled destinations.
     pub delete_account: Option<Arc<Account>>,
+    /// When it was last changed, as written, possibly empty.
+    pub updated_at: String,
 }
 
 /// The type of a destination.

@@ -86,7 +86,14 @@ const SOURCE: Shape = Object(&[
     ("config", Free),
     (
         "sourceDefinition",
-        Object(&[("id", Text), ("name", Text), ("category", Text), ("type", Text), ("options", Free)]),
+        Object(&[
+            ("id", Text),
+            ("name", Text),
+            ("displayName", Text),
+            ("category", Text),
+            ("type", Text),
+            ("options", Free),
+        ]),
     ),
     ("destinations", List(&DESTINATION)),
     (
@@ -106,6 +113,7 @@ const SOURCE: Shape = Object(&[
     ("transient", Flag),
     ("geoEnrichment", Object(&[("enabled", Flag)])),
     ("internalSecret", Any),
+    ("updatedAt", Text),
 ]);
 
 const DESTINATION: Shape = Object(&[
@@ -120,6 +128,7 @@ const DESTINATION: Shape = Object(&[
     ("transformations", List(&TRANSFORMATION)),
     ("destinationDefinition", Object(&[("id", Text), ("name", Text), ("displayName", Text), ("config", Free)])),
     ("version", Integer),
+    ("updatedAt", Text),
 ]);
 
 const TRANSFORMATION: Shape = Object(&[

@@ -4,21 +4,21 @@
 use std::sync::Arc;
 
 use crate::backend_config::{Destination, Snapshot};
-use crate::jobsdb::{Durability, Job, JobsDb, JobsDbError, Outcome, Status, Tx};
+use crate::jobsdb::{CancelledRuns, Durability, Job, JobsDb, JobsDbError, Outcome, Queue, RunOfJob, Status, Tx};
 use crate::settings::{BatchRouterTypeSettings, Settings};
 
 use super::Shared;
 use super::cut::files;
 use super::dead_letter::{Failure, LetterParts};
 use super::events::{self, StateCounts};
-use super::orders::Orders;
 use super::pickup::{DrainReason, DrainRules, JobParameters, drained_response};
 use super::result::Previous;
 use super::upload::{Tally, commit_in_parts};
 
 /// The settings and the configuration that one cut works with.
 pub(super) struct Moment {
-    pub(super) orders: Orders,
+    /// The operator holds the destination.
+    pub(super) paused: bool,
     pub(super) settings: Arc<Settings>,
     pub(super) of_type: Arc<BatchRouterTypeSettings>,
     pub(super) snapshot: Arc<Snapshot>,
@@ -30,11 +30,13 @@ pub(super) struct Picked {
     pub(super) job: Job,
     /// Whether it belongs to a reverse-ETL run.
     pub(super) of_run: bool,
+    /// What its end counts for.
+    pub(super) run: Option<RunOfJob>,
     /// When the gateway received the event, milliseconds since the epoch.
     pub(super) received_ms: Option<i64>,
 }
 
-type Judged = (Vec<Picked>, Vec<(DrainReason, Job)>);
+type Judged = (Vec<Picked>, Vec<(DrainReason, Picked)>);
 
 /// Gives up what the drain rules name and returns the rest, in the order given.
 ///
@@ -47,39 +49,39 @@ pub(super) async fn drain(
     jobs: Vec<Job>,
 ) -> Result<Vec<Picked>, JobsDbError> {
     let now_us = shared.clock.now_us();
-    let (of_moment, id) = (Arc::clone(moment), destination_id.to_owned());
-    let judged = tokio::task::spawn_blocking(move || judge(&of_moment, &id, jobs, now_us)).await;
+    let (of_moment, id, cancelled) = (Arc::clone(moment), destination_id.to_owned(), shared.jobs.cancelled_runs());
+    let judged = tokio::task::spawn_blocking(move || judge(&of_moment, &id, jobs, &cancelled, now_us)).await;
     let (rest, drained) = judged.map_err(|error| JobsDbError::Failed(error.to_string()))?;
-    for ((reason, _), given_up) in files(drained, |(reason, job)| (*reason, job.partition.id)) {
+    for ((reason, _), given_up) in files(drained, |(reason, picked)| (*reason, picked.job.partition.id)) {
         commit_in_parts(&shared.jobs, &given_up, |part, _| {
             let mut tx = Tx::new(Durability::Lazy);
-            for (reason, job) in part {
-                tx.finish(job.lease, given_up_outcome(&shared.jobs, *reason, job, now_us.div_euclid(1000)));
+            for (reason, Picked { job, run, .. }) in part {
+                let outcome = given_up_outcome(&shared.jobs, *reason, job, now_us.div_euclid(1000));
+                tx.finish_of_run(job.lease, outcome, run.clone());
             }
             (tx, Tally::default())
         })
         .await?;
         if let Some((_, first)) = given_up.first() {
             let count = u64::try_from(given_up.len()).unwrap_or(u64::MAX);
-            events::drained(&first.partition, reason.text(), count);
-            events::jobs_settled(&first.partition, StateCounts { aborted: count, ..StateCounts::default() }, "410");
+            events::drained(&first.job.partition, reason.text(), count);
+            events::jobs_settled(&first.job.partition, StateCounts { aborted: count, ..StateCounts::default() }, "410");
         }
     }
     Ok(rest)
 }
 
 /// Reads the parameters of every job and judges it.
-fn judge(moment: &Moment, destination_id: &str, jobs: Vec<Job>, now_us: i64) -> Judged {
+fn judge(moment: &Moment, destination_id: &str, jobs: Vec<Job>, cancelled: &CancelledRuns, now_us: i64) -> Judged {
     let settings = &moment.settings.batch_router;
-    let cancelled_runs: Vec<String> =
-        settings.cancelled_job_runs.iter().chain(&moment.orders.cancelled_runs).cloned().collect();
     let rules = DrainRules {
         snapshot: &moment.snapshot,
         destination_id,
         destination: moment.destination.as_deref(),
         retention: settings.job_retention(destination_id),
         to_abort: &settings.to_abort_destination_ids,
-        cancelled_runs: &cancelled_runs,
+        listed_runs: &settings.cancelled_job_runs,
+        cancelled_runs: cancelled,
         now_us,
     };
     let mut rest = Vec::with_capacity(jobs.len());
@@ -89,12 +91,20 @@ fn judge(moment: &Moment, destination_id: &str, jobs: Vec<Job>, now_us: i64) -> 
         let reason = rules.reason(&job.partition.source_id, job.created_us, &parameters.source_job_run_id);
         let (of_run, received_ms) = (!parameters.source_job_run_id.is_empty(), parameters.received_ms());
         drop(parameters);
+        let run = of_run.then(|| run_of(&job)).flatten();
+        let picked = Picked { job, of_run, run, received_ms };
         match reason {
-            Some(reason) => drained.push((reason, job)),
-            None => rest.push(Picked { job, of_run, received_ms }),
+            Some(reason) => drained.push((reason, picked)),
+            None => rest.push(picked),
         }
     }
     (rest, drained)
+}
+
+/// What the job's end counts for.
+pub(super) fn run_of(job: &Job) -> Option<RunOfJob> {
+    let partition = &job.partition;
+    RunOfJob::read(Queue::BatchRt, &job.parameters, &partition.source_id, &partition.destination_id)
 }
 
 fn given_up_outcome(jobs: &JobsDb, reason: DrainReason, job: &Job, now_ms: i64) -> Outcome {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::backend_config::{Destination, Snapshot};
-use crate::jobsdb::{Job, LastStatus};
+use crate::jobsdb::{CancelledRuns, Job, LastStatus};
 
 /// Why a job is given up without another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,9 @@ pub(super) struct DrainRules<'a> {
     pub(super) destination: Option<&'a Destination>,
     pub(super) retention: Duration,
     pub(super) to_abort: &'a [String],
-    pub(super) cancelled_runs: &'a [String],
+    /// Runs that the settings name, and those that were cancelled by an order.
+    pub(super) listed_runs: &'a [String],
+    pub(super) cancelled_runs: &'a CancelledRuns,
     pub(super) now_us: i64,
 }
 
@@ -91,7 +93,8 @@ impl DrainRules<'_> {
         if self.to_abort.iter().any(|id| id == self.destination_id) {
             return Some(DrainReason::ConfiguredToAbort);
         }
-        if !run_id.is_empty() && self.cancelled_runs.iter().any(|id| id == run_id) {
+        let is_listed = || self.listed_runs.iter().any(|id| id == run_id);
+        if !run_id.is_empty() && (is_listed() || self.cancelled_runs.contains(run_id)) {
             return Some(DrainReason::CancelledRun);
         }
         None
@@ -148,7 +151,8 @@ mod tests {
                 destination: destination.map(Arc::as_ref),
                 retention: Duration::from_secs(720 * 3_600),
                 to_abort,
-                cancelled_runs: &runs,
+                listed_runs: &runs,
+                cancelled_runs: &CancelledRuns::default(),
                 now_us: 1_000 * HOUR_US,
             };
             assert_eq!(rules.reason(source, (1_000 - age_h) * HOUR_US, run), expected, "{source} {age_h} {run}");

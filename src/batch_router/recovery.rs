@@ -4,12 +4,14 @@
 //! A job can only be decided about once a fetch has leased it, so a manifest has two questions: did the
 //! object arrive (asked of the storage), and which of its jobs are in hand (answered by the fetches).
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::jobsdb::{Durability, Job, JobsDbError, Outcome, Queue, Tx};
+use crate::jobsdb::{Durability, Job, JobsDbError, Outcome, Queue, RunOfJob, Tx};
 
 use super::Shared;
+use super::drain::run_of;
 use super::events;
 use super::manifest::{Decision, Manifest, ObjectState, decide};
 use super::stores::Store;
@@ -26,6 +28,8 @@ struct Interrupted {
     arrived: Option<Instant>,
     /// Jobs in hand.
     held: HeldLeases,
+    /// What their ends count for, by job, for those that belong to runs.
+    runs: HashMap<u64, RunOfJob>,
 }
 
 /// The open manifests of one destination.
@@ -37,7 +41,7 @@ pub(super) struct Recovery {
 impl Recovery {
     pub(super) fn add(&mut self, shared: &Shared, op: u64, start_ms: i64, manifest: Manifest) {
         let held = HeldLeases::new(&shared.jobs, Vec::new());
-        self.open.push(Interrupted { op, start_ms, manifest, arrived: None, held });
+        self.open.push(Interrupted { op, start_ms, manifest, arrived: None, held, runs: HashMap::new() });
     }
 
     /// Whether anything is open.
@@ -63,7 +67,10 @@ impl Recovery {
         let mut others = Vec::with_capacity(jobs.len());
         for job in jobs {
             match self.open.iter_mut().find(|upload| upload.manifest.contains(job.id)) {
-                Some(upload) => upload.held.push(job.lease),
+                Some(upload) => {
+                    upload.held.push(job.lease);
+                    upload.runs.extend(run_of(&job).map(|run| (job.id, run)));
+                }
                 None => others.push(job),
             }
         }
@@ -139,7 +146,7 @@ impl Recovery {
                 commit_surely(&shared.jobs, || {
                     let mut tx = Tx::new(Durability::Lazy);
                     for lease in held.leases() {
-                        tx.finish(*lease, Outcome::Succeeded);
+                        tx.finish_of_run(*lease, Outcome::Succeeded, upload.runs.get(&lease.job_id).cloned());
                     }
                     if complete {
                         tx.journal_delete(Queue::BatchRt, upload.op);
@@ -151,6 +158,7 @@ impl Recovery {
                 .await?;
             }
             held.decided();
+            upload.runs.clear();
             if complete {
                 shared.remove_work_file(&upload.manifest.file).await;
             } else {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::backend_config::Destination;
-use crate::jobsdb::{Durability, JobState, JobsDb, JobsDbError, Lease, Outcome, Partition, Queue, Status, Tx};
+use crate::jobsdb::{
+    Durability, JobState, JobsDb, JobsDbError, Lease, Outcome, Partition, Queue, RunOfJob, Status, Tx,
+};
 
 use super::Shared;
 use super::batch_file::{LineFile, read_back};
@@ -69,6 +71,8 @@ pub(super) struct Outline {
     previous: Previous,
     limit: RetryLimit,
     received_ms: Option<i64>,
+    /// What the job's end counts for.
+    run: Option<Box<RunOfJob>>,
     /// Kept only for jobs that the next failure gives up.
     letter: Option<Box<LetterParts>>,
 }
@@ -98,6 +102,7 @@ impl Outline {
             previous,
             limit,
             received_ms: picked.received_ms,
+            run: picked.run.clone().map(Box::new),
             letter,
         }
     }
@@ -259,7 +264,7 @@ async fn settle(
                 outcome(&shared.jobs, &file.partition, &resolved, letter, outline.previous, now_ms)
             };
             tally.count(&outcome);
-            tx.finish(outline.lease, outcome);
+            tx.finish_of_run(outline.lease, outcome, outline.run.as_deref().cloned());
         }
         let takes_manifest = if verdict.is_success() { place.is_last } else { place.is_first };
         if takes_manifest {
@@ -306,7 +311,7 @@ pub(super) async fn settle_unwritten(
                     outcome(&shared.jobs, &job.partition, &resolved, letter, previous, now_ms)
                 };
                 tally.count(&outcome);
-                tx.finish(job.lease, outcome);
+                tx.finish_of_run(job.lease, outcome, picked.run.clone());
             }
             (tx, tally)
         })

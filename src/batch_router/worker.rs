@@ -243,14 +243,14 @@ impl Worker {
     async fn moment(&mut self) -> Result<Option<Arc<Moment>>, JobsDbError> {
         let (settings, of_type) = self.in_force();
         let Some(snapshot) = self.shared.config.borrow().clone() else { return Ok(None) };
-        let orders = orders::read(&self.shared.jobs, &self.destination_id, self.shared.clock.now_ms()).await?;
-        self.shared.board.destination(&self.destination_id, |figures| figures.paused = orders.paused);
+        let paused = orders::is_paused(&self.shared.jobs, &self.destination_id, self.shared.clock.now_ms()).await?;
+        self.shared.board.destination(&self.destination_id, |figures| figures.paused = paused);
         let destination = snapshot.destination_by_id.get(&self.destination_id).cloned();
-        Ok(Some(Arc::new(Moment { orders, settings, of_type, snapshot, destination })))
+        Ok(Some(Arc::new(Moment { paused, settings, of_type, snapshot, destination })))
     }
 
     async fn ask_about_interrupted(&mut self, of_type: &BatchRouterTypeSettings) -> Result<(), JobsDbError> {
-        let Some(moment) = self.moment().await?.filter(|moment| !moment.orders.paused) else { return Ok(()) };
+        let Some(moment) = self.moment().await?.filter(|moment| !moment.paused) else { return Ok(()) };
         let store = match &moment.destination {
             Some(destination) => self.open_store(&moment, destination).await.ok(),
             None => None,
@@ -266,7 +266,7 @@ impl Worker {
 
     /// Ends early on a stop, with every job where it was, as long as it waits for the storage or for memory.
     async fn cut(&mut self, stop: &CancellationToken) -> Result<Cut, JobsDbError> {
-        let Some(moment) = self.moment().await?.filter(|moment| !moment.orders.paused) else { return Ok(Cut::Done) };
+        let Some(moment) = self.moment().await?.filter(|moment| !moment.paused) else { return Ok(Cut::Done) };
         if moment.destination.is_some() {
             self.unknown_since_ms = None;
         } else {

@@ -43,6 +43,12 @@ impl AdminClient {
         self.ask(Method::POST, path, Some(body), wait)
     }
 
+    /// Posts what is answered without JSON.
+    pub(super) fn tell(&self, path: &str, body: &Value) -> Result<(), Failure> {
+        let (status, bytes) = self.exchange(Method::POST, path, Some(body), SOON)?;
+        if status.is_success() { Ok(()) } else { Err(refusal(status, &bytes)) }
+    }
+
     pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.ask(Method::DELETE, path, None, SOON)
     }
@@ -54,14 +60,7 @@ impl AdminClient {
         body: Option<&Value>,
         wait: Duration,
     ) -> Result<T, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(FAILED, format!("cannot start: {error}"), ""))?;
-        let asked = runtime.block_on(async { tokio::time::timeout(wait, self.converse(method, path, body)).await });
-        let (status, bytes) = asked.map_err(|_| {
-            Failure::new(FAILED, format!("the node did not answer within {} s", wait.as_secs()), "see its log")
-        })??;
+        let (status, bytes) = self.exchange(method, path, body, wait)?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| {
                 Failure::new(
@@ -72,6 +71,23 @@ impl AdminClient {
             });
         }
         Err(refusal(status, &bytes))
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        wait: Duration,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(FAILED, format!("cannot start: {error}"), ""))?;
+        let asked = runtime.block_on(async { tokio::time::timeout(wait, self.converse(method, path, body)).await });
+        asked.map_err(|_| {
+            Failure::new(FAILED, format!("the node did not answer within {} s", wait.as_secs()), "see its log")
+        })?
     }
 
     async fn converse(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Bytes), Failure> {

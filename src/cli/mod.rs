@@ -21,6 +21,7 @@ mod store;
 mod table;
 mod transform;
 mod units;
+mod user;
 mod version;
 
 use std::ffi::OsString;
@@ -57,6 +58,9 @@ enum Verb {
     Backup(backup::Args),
     /// Let the running node read its settings and workspace again.
     Reload(reload::Args),
+    /// Take no more events of a user, or take them again
+    #[command(subcommand)]
+    User(user::Verb),
     /// List destinations, hold and resume delivery to them.
     Destination(destination::Args),
     /// Try a user transformation on events from a file.
@@ -100,6 +104,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Store(arguments) => store::run(arguments),
         Verb::Backup(arguments) => backup::run(arguments),
         Verb::Reload(arguments) => reload::run(arguments),
+        Verb::User(verb) => user::run(verb),
         Verb::Destination(arguments) => destination::run(arguments),
         Verb::Transform(arguments) => transform::run(arguments),
         Verb::Config(arguments) => config::run(arguments),

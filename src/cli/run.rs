@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 use super::flags::SettingsFlags;
 use super::output;
-use crate::admin::reachable;
 use crate::backend_config::Source;
+use crate::gateway::reachable;
 use crate::node::{self, Started};
 
 /// Arguments of the verb.
@@ -38,7 +38,8 @@ fn welcome(started: &Started) -> String {
         line("source", &source.name);
         line("write key", &source.write_key);
         if let Some(&address) = started.gateway.first() {
-            line("send one", &curl(&source.write_key, &reachable(address).to_string()));
+            let scheme = if started.is_tls { "https" } else { "http" };
+            line("send one", &curl(&source.write_key, scheme, &reachable(address).to_string()));
         }
         for destination in source.destinations.iter().filter(|destination| destination.enabled) {
             if destination.definition.name == "LOCAL" {
@@ -52,9 +53,9 @@ fn welcome(started: &Started) -> String {
     text
 }
 
-fn curl(write_key: &str, address: &str) -> String {
+fn curl(write_key: &str, scheme: &str, address: &str) -> String {
     format!(
-        "curl -u {write_key}: -H 'Content-Type: application/json' -d '{{\"userId\":\"u1\",\"event\":\"Hello\"}}' http://{address}/v1/track"
+        "curl -u {write_key}: -H 'Content-Type: application/json' -d '{{\"userId\":\"u1\",\"event\":\"Hello\"}}' {scheme}://{address}/v1/track"
     )
 }
 
@@ -93,6 +94,7 @@ mod tests {
         let workspace = Workspace { sources: vec![Arc::new(source)], ..Workspace::default() };
         let text = welcome(&Started {
             gateway: vec!["0.0.0.0:8080".parse().unwrap()],
+            is_tls: false,
             admin: None,
             admin_socket: PathBuf::from("/d/admin.sock"),
             data_dir: PathBuf::from("/d"),

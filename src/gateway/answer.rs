@@ -40,6 +40,13 @@ pub(super) enum Refusal {
     Unavailable,
     TooManyRequests,
     NoDatabase,
+    NoRunId,
+    NoStatus,
+    NotCompleted,
+    NotSupported,
+    InvalidPage,
+    NoSourceConfig,
+    RateLimited { retry_after: u8 },
 }
 
 impl Refusal {
@@ -77,7 +84,15 @@ impl Refusal {
             Refusal::StoreTimeout => (StatusCode::GATEWAY_TIMEOUT, "gateway timeout"),
             Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "service unavailable"),
             Refusal::TooManyRequests => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
+            Refusal::NoRunId => (StatusCode::BAD_REQUEST, "job_run_id not found"),
+            Refusal::NoStatus => (StatusCode::NOT_FOUND, "status not found"),
+            Refusal::NotCompleted => (StatusCode::BAD_REQUEST, "source not completed"),
+            Refusal::NotSupported => (StatusCode::BAD_REQUEST, "rsources: operation not supported"),
+            Refusal::InvalidPage => (StatusCode::BAD_REQUEST, "rsources: invalid pagination token"),
+            // Not the 401 of events: some SDKs give up at once only on 400 (clients.md 5).
+            Refusal::NoSourceConfig => (StatusCode::BAD_REQUEST, "invalid write key"),
             Refusal::NoDatabase => (StatusCode::SERVICE_UNAVAILABLE, "Cannot connect to db"),
+            Refusal::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "max requests limit reached"),
         }
     }
 
@@ -96,6 +111,9 @@ impl Refusal {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        if let Refusal::RateLimited { retry_after } = self {
+            headers.insert(RETRY_AFTER, HeaderValue::from(u16::from(retry_after)));
         }
         answer
     }
@@ -122,9 +140,11 @@ pub(super) fn empty(status: StatusCode) -> Answer {
 }
 
 /// The path exists, the method does not.
-pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
+pub(super) fn method_not_allowed(allowed: &str) -> Answer {
     let mut answer = empty(StatusCode::METHOD_NOT_ALLOWED);
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        answer.headers_mut().insert(ALLOW, allowed);
+    }
     answer
 }
 

@@ -1,10 +1,10 @@
 //! One connection's state, and the set of all of them with its limits (security.md 2.1).
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::Waker;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::alarm::Alarm;
 use super::budget::Budget;
+use crate::settings::GatewaySettings;
 
 /// Bytes of an unfinished head that are not counted.
 const FREE_HEAD_BYTES: u64 = 16 * 1024;
@@ -40,6 +41,20 @@ pub(super) struct Timeouts {
     pub(super) write: Duration,
 }
 
+impl Timeouts {
+    pub(super) fn of(settings: &GatewaySettings) -> Timeouts {
+        Timeouts {
+            head: settings.read_header_timeout,
+            idle: settings.idle_timeout,
+            // Longer than the store's, so that its verdict still gets out.
+            write: settings.write_timeout + Duration::from_secs(5),
+        }
+    }
+}
+
+/// What stands for the peer of a unix socket. It is this machine, whose processes are not told apart.
+pub(super) const UNIX_PEER: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// State shared by the socket, the requests and the set. Socket and requests live in one task.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -54,6 +69,9 @@ pub(super) struct Connection {
     /// When the phase began, milliseconds after `opened`.
     since_ms: AtomicU64,
     head_bytes: AtomicU64,
+    /// Several requests at a time: each has its own state, this one knows only whether there is any.
+    has_streams: AtomicBool,
+    streams: AtomicUsize,
     budget: Arc<Budget>,
     closing: AtomicBool,
     lingers: AtomicBool,
@@ -65,6 +83,7 @@ impl Connection {
         Connection {
             peer,
             address: match peer {
+                UNIX_PEER => Ipv4Addr::LOCALHOST.to_string(),
                 IpAddr::V4(address) => address.to_string(),
                 IpAddr::V6(address) => format!("[{address}]"),
             },
@@ -74,6 +93,8 @@ impl Connection {
             phase: AtomicU8::new(Phase::New as u8),
             since_ms: AtomicU64::new(0),
             head_bytes: AtomicU64::new(0),
+            has_streams: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
             budget,
             closing: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
@@ -104,6 +125,8 @@ impl Connection {
     pub(super) fn received(&self, bytes: usize) -> bool {
         match self.phase() {
             Phase::Busy => return true,
+            // Frames that keep a connection alive are no head; heads are bounded by the HTTP library.
+            Phase::New | Phase::Idle if self.has_streams.load(Ordering::Relaxed) => return true,
             Phase::Idle => self.enter(Phase::Head, Instant::now()),
             // The first request's head has its time from the accept on.
             Phase::New => self.phase.store(Phase::Head as u8, Ordering::Relaxed),
@@ -128,6 +151,27 @@ impl Connection {
     /// The answer was decided at this time.
     pub(super) fn request_ends(&self, now: Instant) {
         self.enter(Phase::Idle, now);
+    }
+
+    /// From here on the connection carries several requests at a time.
+    pub(super) fn carries_streams(&self) {
+        self.has_streams.store(true, Ordering::Relaxed);
+    }
+
+    /// The state of one of these requests.
+    pub(super) fn of_stream(&self) -> Connection {
+        Connection::new(self.peer, self.timeouts, Arc::clone(&self.budget))
+    }
+
+    pub(super) fn stream_begins(&self) {
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        self.phase.store(Phase::Busy as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn stream_ends(&self, now: Instant) {
+        if self.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.enter(Phase::Idle, now);
+        }
     }
 
     fn release_head(&self) {
@@ -169,6 +213,15 @@ impl Connection {
     /// Who is to be woken when the connection is asked to end.
     pub(super) fn wake_on_close(&self, waker: &Waker) {
         self.waker.register(waker);
+    }
+
+    /// Waits until the connection is asked to end.
+    pub(super) async fn closed(&self) {
+        std::future::poll_fn(|context| {
+            self.wake_on_close(context.waker());
+            if self.is_closing() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Whether the connection was asked to end.
@@ -245,7 +298,7 @@ impl Connections {
         if open.closing {
             return None;
         }
-        if let Some(limit) = self.limit_per_peer {
+        if let Some(limit) = self.limit_per_peer.filter(|_| peer != UNIX_PEER) {
             let of_peer = open.by_peer.entry(peer).or_default();
             if *of_peer >= limit {
                 return None;

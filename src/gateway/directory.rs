@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 
 use super::answer::Refusal;
+use super::source_config::Rendered;
 use crate::backend_config::{Snapshot, Source, Workspace};
 use crate::event::json;
 
@@ -49,6 +50,8 @@ pub(super) struct Directory {
     by_write_key: HashMap<String, Arc<SourceEntry>>,
     by_id: HashMap<String, Arc<SourceEntry>>,
     pub(super) snapshot: Arc<Snapshot>,
+    /// What `/sourceConfig` answers, once somebody asked.
+    pub(super) source_configs: Rendered,
 }
 
 impl Directory {
@@ -67,7 +70,7 @@ impl Directory {
             .iter()
             .map(|(key, source)| (key.clone(), by_id.get(&source.id).map_or_else(|| entry(source), Arc::clone)))
             .collect();
-        Directory { by_write_key, by_id, snapshot }
+        Directory { by_write_key, by_id, snapshot, source_configs: Rendered::default() }
     }
 
     /// The enabled source with this write key.
@@ -75,9 +78,13 @@ impl Directory {
     /// # Errors
     /// The key is unknown, or the source is off.
     pub(super) fn by_write_key(&self, write_key: &str) -> Result<&Arc<SourceEntry>, Refusal> {
+        enabled(self.any_by_write_key(write_key).ok_or(Refusal::InvalidWriteKey)?)
+    }
+
+    /// The source with this write key, whatever its state.
+    pub(super) fn any_by_write_key(&self, write_key: &str) -> Option<&Arc<SourceEntry>> {
         let found = self.by_write_key.get(write_key);
-        let entry = found.filter(|entry| same(entry.source.write_key.as_bytes(), write_key.as_bytes()));
-        enabled(entry.ok_or(Refusal::InvalidWriteKey)?)
+        found.filter(|entry| same(entry.source.write_key.as_bytes(), write_key.as_bytes()))
     }
 
     /// The enabled source with this id.

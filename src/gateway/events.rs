@@ -16,7 +16,10 @@ use super::answer::Refusal;
 use super::directory::SourceEntry;
 use super::intake::Prepared;
 use super::routes::Call;
+use super::suppression::feed::FeedError;
+use super::tls::TlsError;
 use crate::jobsdb::JobsDbError;
+use crate::telemetry::Tally;
 
 /// Most SDK versions that are told apart.
 const MOST_SDKS: usize = 50;
@@ -26,6 +29,8 @@ const LONGEST_SDK: usize = 64;
 const MOST_CACHED: usize = 4096;
 /// One log line per place and this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often an ending certificate is complained about.
+const EXPIRY_INTERVAL: Duration = Duration::from_hours(24);
 
 /// What a request stored.
 pub(super) struct Accepted {
@@ -36,11 +41,11 @@ pub(super) struct Accepted {
 }
 
 struct SourceCounters {
-    requests: Counter,
-    outcome: Counter,
-    events: Counter,
-    successful_events: Counter,
-    bot_events: Counter,
+    requests: Tally,
+    outcome: Tally,
+    events: Tally,
+    successful_events: Tally,
+    bot_events: Tally,
 }
 
 /// What a thread found once and keeps.
@@ -49,7 +54,7 @@ struct Cache {
     stored: HashMap<(u64, Call, Sdk), SourceCounters>,
     refused: HashMap<(u64, Call, Refusal), (Counter, Counter)>,
     answered: HashMap<(&'static str, u16), Histogram>,
-    sizes: Option<(Histogram, Histogram, Counter, Counter)>,
+    sizes: Option<(Histogram, Histogram, Tally, Tally)>,
 }
 
 thread_local! {
@@ -87,23 +92,23 @@ pub(super) fn prepared(prepared: &Prepared<'_>, body_bytes: usize) {
         batch_size.record(prepared.len() as f64);
         #[allow(clippy::cast_precision_loss, reason = "sizes of requests are far below 2^53")]
         request_size.record(body_bytes as f64);
-        writes.increment(1);
+        writes.add(1);
     });
 }
 
 /// A request came without the header that keeps its sender's requests in order.
 pub(super) fn empty_anonymous_id() {
-    CACHE.with_borrow_mut(|cache| cache.sizes().3.increment(1));
+    CACHE.with_borrow_mut(|cache| cache.sizes().3.add(1));
 }
 
 impl Cache {
-    fn sizes(&mut self) -> &(Histogram, Histogram, Counter, Counter) {
+    fn sizes(&mut self) -> &(Histogram, Histogram, Tally, Tally) {
         self.sizes.get_or_insert_with(|| {
             (
                 histogram!("gateway.batch_size"),
                 histogram!("gateway.request_size"),
-                counter!("gateway.db_writes"),
-                counter!("gateway.empty_anonymous_id_header"),
+                Tally::of(counter!("gateway.db_writes")),
+                Tally::of(counter!("gateway.empty_anonymous_id_header")),
             )
         })
     }
@@ -116,20 +121,20 @@ pub(super) fn stored(entry: &SourceEntry, call: Call, accepted: &Accepted) {
         let make = || {
             let labels = labels(entry, call, &sdk.label());
             SourceCounters {
-                requests: counter!("gateway.write_key_requests", labels.clone()),
-                outcome: counter!("gateway.write_key_successful_requests", labels.clone()),
-                events: counter!("gateway.write_key_events", labels.clone()),
-                successful_events: counter!("gateway.write_key_successful_events", labels.clone()),
-                bot_events: counter!("gateway.write_key_bot_events", labels),
+                requests: Tally::of(counter!("gateway.write_key_requests", labels.clone())),
+                outcome: Tally::of(counter!("gateway.write_key_successful_requests", labels.clone())),
+                events: Tally::of(counter!("gateway.write_key_events", labels.clone())),
+                successful_events: Tally::of(counter!("gateway.write_key_successful_events", labels.clone())),
+                bot_events: Tally::of(counter!("gateway.write_key_bot_events", labels)),
             }
         };
         let counters = cached(&mut cache.stored, (entry.serial, call, sdk), make);
-        counters.requests.increment(1);
-        counters.outcome.increment(1);
-        counters.events.increment(accepted.events);
-        counters.successful_events.increment(accepted.events);
+        counters.requests.add(1);
+        counters.outcome.add(1);
+        counters.events.add(accepted.events);
+        counters.successful_events.add(accepted.events);
         if accepted.bots > 0 {
-            counters.bot_events.increment(accepted.bots);
+            counters.bot_events.add(accepted.bots);
         }
     });
 }
@@ -146,7 +151,64 @@ pub(super) fn refused(entry: &SourceEntry, call: Call, refusal: Refusal) {
         let (requests, failed) = cached(&mut cache.refused, (entry.serial, call, refusal), make);
         requests.increment(1);
         failed.increment(1);
+        if matches!(refusal, Refusal::RateLimited { .. }) {
+            counter!("gateway.write_key_dropped_requests", labels(entry, call, "")).increment(1);
+        }
     });
+}
+
+/// Events of suppressed users were left out; `whole` when that were all of a request.
+pub(super) fn suppressed(entry: &SourceEntry, call: Call, events: u64, whole: bool) {
+    let labels = labels(entry, call, "");
+    if whole {
+        counter!("gateway.write_key_requests", labels.clone()).increment(1);
+        counter!("gateway.write_key_suppressed_requests", labels.clone()).increment(1);
+    }
+    counter!("gateway.write_key_suppressed_events", labels).increment(events);
+}
+
+/// An internal batch was not throttled.
+pub(super) fn throttle_skipped(reason: &'static str) {
+    counter!("gateway.internal_batch_throttle_skip", "reason" => reason).increment(1);
+}
+
+/// The list of suppressed users was read.
+pub(super) fn suppression_feed_read() {
+    counter!("pintle_suppression_feed_requests", "outcome" => "read").increment(1);
+}
+
+/// The list of suppressed users could not be read; what was read before stays in force.
+pub(super) fn suppression_feed_failed(error: &FeedError) {
+    counter!("pintle_suppression_feed_requests", "outcome" => "failed").increment(1);
+    if at_most_every(&FEED_FAILED, LOG_INTERVAL) {
+        tracing::warn!(%error, "there is no news of suppressed users; what is known stays in force");
+    }
+}
+
+/// A handshake failed, or took too long.
+pub(super) fn handshake_failed() {
+    counter!("pintle_gateway_tls_handshakes_failed").increment(1);
+}
+
+/// A new certificate is in force.
+pub(super) fn certificate_read() {
+    tracing::info!("the certificate of the ingest port was read again and is in force");
+}
+
+/// A new certificate cannot be used; the old one stays in force.
+pub(super) fn certificate_refused(error: &TlsError) {
+    counter!("pintle_gateway_tls_reloads_refused").increment(1);
+    tracing::error!(%error, "the new certificate of the ingest port is refused; the old one stays in force");
+}
+
+/// When the certificate in force ends, and whether that is soon.
+pub(super) fn certificate(not_after_ms: i64, ends_soon: bool) {
+    #[allow(clippy::cast_precision_loss, reason = "times are far below 2^53")]
+    gauge!("pintle_gateway_tls_certificate_end_seconds").set(not_after_ms as f64 / 1000.0);
+    if ends_soon && at_most_every(&ENDS_SOON, EXPIRY_INTERVAL) {
+        let end = jiff::Timestamp::from_millisecond(not_after_ms).map(|end| end.to_string()).unwrap_or_default();
+        tracing::warn!(end, "the certificate of the ingest port has ended or ends within 14 days; renew it");
+    }
 }
 
 /// A request named no source, or none that may send.
@@ -182,6 +244,8 @@ static UNIDENTIFIED: AtomicU64 = AtomicU64::new(0);
 static STORE_FAILED: AtomicU64 = AtomicU64::new(0);
 static ACCEPT_FAILED: AtomicU64 = AtomicU64::new(0);
 static LIMIT_REACHED: AtomicU64 = AtomicU64::new(0);
+static FEED_FAILED: AtomicU64 = AtomicU64::new(0);
+static ENDS_SOON: AtomicU64 = AtomicU64::new(0);
 
 fn reason(refusal: Refusal) -> &'static str {
     match refusal {

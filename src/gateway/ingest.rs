@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,17 +14,18 @@ use hyper::http::request::Parts;
 use super::answer::{self, Answer, Refusal};
 use super::body::{BodyLimits, HeldBody, RequestBody};
 use super::budget::Charge;
-use super::connection::Connection;
+use super::connection::{Connection, UNIX_PEER};
 use super::credentials::{header, query_write_key, with_basic_user};
 use super::directory::{Directory, SourceEntry};
-use super::intake::{self, Context, Rules};
+use super::intake::{self, Admission, Context, Rules};
 use super::routes::{Call, Identification};
 use super::server::Shared;
+use super::suppression::{Screen, Suppressions};
 use super::{events, marks};
 use crate::clock::Clock;
 use crate::event::json;
-use crate::jobsdb::{Durability, JobsDbError, Queue, Tx};
-use crate::settings::{GatewaySettings, Settings};
+use crate::jobsdb::{Durability, JobsDbError, Queue, RunStats, Tx};
+use crate::settings::{GatewaySettings, ListenerSettings, Settings};
 
 /// Longest client address that is believed.
 const LONGEST_ADDRESS: usize = 64;
@@ -42,9 +44,11 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// The client's address: the first of `X-Forwarded-For`, else the peer's.
-    pub(super) fn address(&self) -> Cow<'a, str> {
-        let forwarded = self.parts.headers.get(&FORWARDED_FOR).and_then(|value| {
+    /// The client's address: the first of `X-Forwarded-For` where that is believed, else the peer's.
+    pub(super) fn address(&self, listener: &ListenerSettings) -> Cow<'a, str> {
+        let peer = self.connection.peer;
+        let believed = Some(&FORWARDED_FOR).filter(|_| peer == UNIX_PEER || listener.believes(peer));
+        let forwarded = believed.and_then(|name| self.parts.headers.get(name)).and_then(|value| {
             let first = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default();
             let first: Vec<u8> = first.iter().copied().filter(|byte| *byte != b' ').take(LONGEST_ADDRESS + 1).collect();
             let usable = !first.is_empty() && first.len() <= LONGEST_ADDRESS;
@@ -110,7 +114,7 @@ async fn accept(
                 call,
                 entry,
                 headers: Some(client.headers()),
-                client_ip: &client.address(),
+                client_ip: &client.address(&settings.listener),
                 destination_id,
                 body: &held.bytes,
             };
@@ -128,7 +132,7 @@ pub(super) async fn event(shared: &Shared, client: &Client<'_>, call: Call, writ
         Ok(entry) => entry,
         Err(refusal) => return events::unidentified(call, refusal),
     };
-    let client_ip = client.address();
+    let client_ip = client.address(&settings.listener);
     let request = Request { call, entry, headers: None, client_ip: &client_ip, destination_id: "", body };
     if let Err(refusal) = store(shared, &settings, client.connection, request).await {
         events::refused(entry, call, refusal);
@@ -236,7 +240,12 @@ async fn store(
         let turn = connection.alarm.by(deadline, shared.lane(&anonymous_id)).await;
         turn.ok_or_else(|| refusal_of(&JobsDbError::Unavailable("requests of the same sender wait".to_owned())))?
     };
-    let (jobs, refusal) = prepare(shared, settings, &request, &anonymous_id)?;
+    let (jobs, refusal) = match prepare(shared, settings, &request, &anonymous_id, None)? {
+        Intake::Decided(jobs, refusal) => (jobs, refusal),
+        Intake::Undecided(suspects) => {
+            Box::pin(without_suppressed(shared, settings, &request, &anonymous_id, suspects)).await?
+        }
+    };
     if let Some(Jobs { tx, accepted, _charge }) = jobs {
         commit(shared, connection, tx, lane, deadline).await?;
         events::stored(request.entry, request.call, &accepted);
@@ -258,13 +267,39 @@ struct Jobs<'s> {
     _charge: Charge<'s>,
 }
 
-/// Checks the body and encodes its jobs, if there are any, and says why some events of an import are refused.
+/// What became of a body.
+enum Intake<'s> {
+    /// Its jobs, if there are any, and why some events of an import are refused.
+    Decided(Option<Jobs<'s>>, Option<Refusal>),
+    /// These users may be suppressed; only the store knows.
+    Undecided(Vec<String>),
+}
+
+/// Asks the store about the users and takes the body again. Rare: only suppressed users come here, and few others.
+async fn without_suppressed<'s>(
+    shared: &'s Shared,
+    settings: &Settings,
+    request: &Request<'_>,
+    anonymous_id: &str,
+    suspects: Vec<String>,
+) -> Result<(Option<Jobs<'s>>, Option<Refusal>), Refusal> {
+    let source = &request.entry.source;
+    let confirmed = Suppressions::confirm(&shared.jobs, &source.workspace_id, &source.id, suspects).await;
+    let suppressed = confirmed.map_err(|error| refusal_of(&error))?;
+    match prepare(shared, settings, request, anonymous_id, Some(&suppressed))? {
+        Intake::Decided(jobs, refusal) => Ok((jobs, refusal)),
+        Intake::Undecided(_) => Err(Refusal::Unavailable),
+    }
+}
+
+/// Checks the body and encodes its jobs. Who is suppressed is known, or has yet to be found out.
 fn prepare<'s>(
     shared: &'s Shared,
     settings: &Settings,
     request: &Request<'_>,
     anonymous_id: &str,
-) -> Result<(Option<Jobs<'s>>, Option<Refusal>), Refusal> {
+    suppressed: Option<&HashSet<String>>,
+) -> Result<Intake<'s>, Refusal> {
     let context = Context {
         call: request.call,
         entry: request.entry,
@@ -282,12 +317,26 @@ fn prepare<'s>(
         max_expanded_bytes: gateway.max_expanded_bytes,
         max_json_depth: gateway.max_json_depth,
     };
-    let prepared = intake::prepare(&context, &rules, request.body)?;
+    let workspace = &request.entry.source.workspace_id;
+    let limited = settings.admission.limits_rate;
+    let limiter = if limited { shared.rate_limits.of_workspace(workspace, &settings.admission) } else { None };
+    let admission = Admission {
+        screen: suppressed.map_or_else(|| shared.suppressions.screen(workspace), Screen::Known),
+        limiter: limiter.as_deref(),
+        job_runs_exempt: settings.admission.job_runs_exempt,
+    };
+    let mut prepared = intake::prepare(&context, &rules, &admission, request.body)?;
+    if !prepared.suspects.is_empty() {
+        return Ok(Intake::Undecided(std::mem::take(&mut prepared.suspects)));
+    }
+    if prepared.suppressed > 0 {
+        events::suppressed(request.entry, request.call, prepared.suppressed, prepared.len() == 0);
+    }
     if prepared.run_id_ignored {
         events::limit_reached("run_id_bytes");
     }
     if prepared.len() == 0 {
-        return Ok((None, prepared.refusal));
+        return Ok(Intake::Decided(None, prepared.refusal));
     }
     if !shared.accepts_events() {
         return Err(Refusal::Unavailable);
@@ -296,8 +345,11 @@ fn prepare<'s>(
     events::prepared(&prepared, request.body.len());
     let mut tx = Tx::new(Durability::Durable);
     prepared.each_job(|job| tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job)));
+    if let Some(run) = &prepared.run {
+        tx.count_run(run.clone(), RunStats::taken_in(prepared.len() as u64));
+    }
     let accepted = events::Accepted { events: prepared.len() as u64, bots: prepared.bots, sdk: prepared.sdk };
-    Ok((Some(Jobs { tx, accepted, _charge: charge }), prepared.refusal))
+    Ok(Intake::Decided(Some(Jobs { tx, accepted, _charge: charge }), prepared.refusal))
 }
 
 /// Takes memory for the jobs of a request, whose body is counted already.
@@ -349,7 +401,7 @@ pub(super) async fn commit<Lane>(
 }
 
 /// What a client is told about a failed commit: an unknown outcome is 504, everything that stored nothing is 503.
-fn refusal_of(error: &JobsDbError) -> Refusal {
+pub(super) fn refusal_of(error: &JobsDbError) -> Refusal {
     events::store_failed(error);
     match error {
         JobsDbError::Timeout => Refusal::StoreTimeout,

@@ -14,10 +14,12 @@ use super::answer::Refusal;
 use super::directory::SourceEntry;
 use super::events::Sdk;
 use super::marks;
+use super::rate_limit::Limiter;
 use super::routes::Call;
+use super::suppression::{Screen, Verdict};
 use crate::event::identity;
 use crate::event::json::{self, EventScan, Fields, Kind, Span};
-use crate::jobsdb::NewJob;
+use crate::jobsdb::{NewJob, RunKey};
 
 /// Longest job run or task run id.
 const LONGEST_RUN_ID: usize = 256;
@@ -50,6 +52,17 @@ pub(super) struct Rules {
     pub(super) max_json_depth: usize,
 }
 
+/// Whose events are taken, and how many.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Admission<'a> {
+    /// Who is suppressed.
+    pub(super) screen: Screen<'a>,
+    /// The limit of the workspace, when there is one.
+    pub(super) limiter: Option<&'a Limiter>,
+    /// Whether requests of a job run pass without limit.
+    pub(super) job_runs_exempt: bool,
+}
+
 /// One accepted event.
 struct Event {
     /// Its text, when it is not that of the body.
@@ -64,6 +77,10 @@ struct Event {
 #[derive(Default)]
 struct Group {
     refusal: Option<Refusal>,
+    /// Its events, suppressed ones included.
+    count: u64,
+    /// Of those, the events of suppressed users.
+    suppressed: u64,
     bytes: u64,
     /// It holds an audience list, for which there is no size limit.
     has_audience: bool,
@@ -89,13 +106,24 @@ pub(super) struct Prepared<'a> {
     pub(super) expanded_bytes: u64,
     /// A run id was too long and is not used.
     pub(super) run_id_ignored: bool,
+    /// The counters of the run that the events belong to.
+    pub(super) run: Option<RunKey>,
+    /// Events of suppressed users, left out.
+    pub(super) suppressed: u64,
+    /// Users that may be suppressed. While there are any, nothing is decided yet: find out who is, and begin again.
+    pub(super) suspects: Vec<String>,
 }
 
 /// Checks a body and finds its events.
 ///
 /// # Errors
 /// The first check that fails, in the order of gateway.md 5.
-pub(super) fn prepare<'a>(context: &'a Context<'a>, rules: &Rules, body: &'a [u8]) -> Result<Prepared<'a>, Refusal> {
+pub(super) fn prepare<'a>(
+    context: &'a Context<'a>,
+    rules: &Rules,
+    admission: &Admission<'_>,
+    body: &'a [u8],
+) -> Result<Prepared<'a>, Refusal> {
     let header_part = identity::bounded(context.anonymous_id_header);
     let per_job = header_part.len()
         + ADDED_BYTES
@@ -109,11 +137,15 @@ pub(super) fn prepare<'a>(context: &'a Context<'a>, rules: &Rules, body: &'a [u8
     let mut collector = Collector {
         context,
         rules,
+        admission,
         body,
         per_job,
         events: Vec::with_capacity(1),
         count: 0,
         bots: 0,
+        suppressed: 0,
+        suspects: Vec::new(),
+        names_run: !context.job_run_id.is_empty() || !context.task_run_id.is_empty(),
         expanded: 0,
         groups: vec![Group::default()],
         group_of: HashMap::new(),
@@ -131,12 +163,17 @@ pub(super) fn prepare<'a>(context: &'a Context<'a>, rules: &Rules, body: &'a [u8
 struct Collector<'a, 'r> {
     context: &'a Context<'a>,
     rules: &'r Rules,
+    admission: &'r Admission<'r>,
     body: &'a [u8],
     /// What a job holds besides its event and its ids.
     per_job: usize,
     events: Vec<Event>,
     count: usize,
     bots: u64,
+    suppressed: u64,
+    suspects: Vec<String>,
+    /// The headers or the first event name a job run.
+    names_run: bool,
     /// Bytes that the jobs will hold.
     expanded: u64,
     groups: Vec<Group>,
@@ -162,7 +199,12 @@ impl<'a> Collector<'a, '_> {
         let Some(group) = self.groups.get_mut(event.group) else {
             return;
         };
+        group.count += 1;
         group.bytes += u64::from(event.value.end - event.value.start);
+        if self.count == 1 && self.admission.limiter.is_some() {
+            let is_named = |field: Span| marks::string(field.of(text)).is_some_and(|id| !id.is_empty());
+            self.names_run |= is_named(event.fields.job_run_id) || is_named(event.fields.task_run_id);
+        }
         if !is_event {
             group.refusal.get_or_insert(Refusal::NotAnEvent);
             return;
@@ -178,6 +220,15 @@ impl<'a> Collector<'a, '_> {
         if needs_identity && user.is_empty() && anonymous.is_empty() {
             group.refusal.get_or_insert(Refusal::NoIdentity);
             return;
+        }
+        match self.admission.screen.verdict(&user) {
+            Verdict::Passes => {}
+            Verdict::MayBeSuppressed => self.suspects.push(user.clone().into_owned()),
+            Verdict::Suppressed => {
+                self.suppressed += 1;
+                group.suppressed += 1;
+                return;
+            }
         }
         group.has_audience |= kind == b"\"audiencelist\"";
         let ids = 2 * user.len().min(1024) + anonymous.len().min(1024);
@@ -208,10 +259,20 @@ impl<'a> Collector<'a, '_> {
     }
 
     fn finish(mut self, header_part: Cow<'a, str>) -> Result<Prepared<'a>, Refusal> {
-        let too_large = |group: &Group, bytes: u64| bytes > self.rules.max_req_bytes && !group.has_audience;
+        let undecided = !self.suspects.is_empty();
+        let is_exempt = undecided || (self.names_run && self.admission.job_runs_exempt);
+        let limiter = self.admission.limiter.filter(|_| !is_exempt);
+        let limit = |group: &Group| limiter.map_or(Ok(()), |limiter| limiter.take(group.count));
+        let too_large = |group: &Group, bytes: u64| {
+            let is_left = group.suppressed == 0 || group.suppressed < group.count;
+            !undecided && is_left && bytes > self.rules.max_req_bytes && !group.has_audience
+        };
         let mut refusal = None;
         if self.context.call == Call::Import {
             for group in &mut self.groups {
+                if group.refusal.is_none() {
+                    group.refusal = limit(group).err();
+                }
                 if group.refusal.is_none() && too_large(group, group.bytes) {
                     group.refusal = Some(Refusal::TooLarge);
                 }
@@ -222,11 +283,12 @@ impl<'a> Collector<'a, '_> {
             if let Some(refusal) = group.refusal {
                 return Err(refusal);
             }
+            limit(group)?;
             if too_large(group, self.body.len() as u64) {
                 return Err(Refusal::TooLarge);
             }
         }
-        if self.expanded > self.rules.max_expanded_bytes {
+        if !undecided && self.expanded > self.rules.max_expanded_bytes {
             return Err(Refusal::TooLarge);
         }
         if self.count == 0 && self.context.call != Call::Import {
@@ -246,6 +308,9 @@ impl<'a> Collector<'a, '_> {
             sdk: Sdk::default(),
             expanded_bytes: self.expanded,
             run_id_ignored: false,
+            run: None,
+            suppressed: self.suppressed,
+            suspects: self.suspects,
         };
         prepared.describe();
         Ok(prepared)
@@ -286,6 +351,7 @@ impl Prepared<'_> {
         let sdk = library.map(|(name, version)| Sdk::of(&name, &version)).unwrap_or_default();
         self.sdk = sdk;
         self.run_id_ignored = job_ignored || task_ignored;
+        self.run = RunKey::new(&job_run_id, &task_run_id, &self.context.entry.source.id, "");
         let mut member = |name: &str, value: &str| {
             self.parameters.extend_from_slice(name.as_bytes());
             json::push_string(&mut self.parameters, value);

@@ -81,7 +81,7 @@ fn run_with(
         destination_id: "",
         received_at: NOW,
     };
-    let prepared = prepare(&context, rules, body)?;
+    let prepared = prepare(&context, rules, &Admission::default(), body)?;
     let mut jobs = Vec::new();
     prepared.each_job(|job| {
         let text = String::from_utf8(job.payload.concat()).unwrap();
@@ -298,5 +298,38 @@ proptest::proptest! {
             let answer = run(call, &body);
             proptest::prop_assert!(answer.is_ok() || answer.is_err());
         }
+    }
+}
+
+#[test]
+fn suppressed_events_are_left_out_before_sizes_are_looked_at() {
+    let directory = directory();
+    let context = Context {
+        call: Call::Batch,
+        entry: directory.by_id("src").unwrap(),
+        anonymous_id_header: "",
+        client_ip: "1.2.3.4",
+        job_run_id: "",
+        task_run_id: "",
+        destination_id: "",
+        received_at: NOW,
+    };
+    let suppressed = std::collections::HashSet::from(["gone".to_owned()]);
+    let admission = Admission { screen: Screen::Known(&suppressed), ..Admission::default() };
+    let small = Rules { max_req_bytes: 20, ..rules() };
+    let outcome = |rules: &Rules, body: &str| {
+        prepare(&context, rules, &admission, body.as_bytes()).map(|prepared| (prepared.len(), prepared.suppressed))
+    };
+    for (rules, body, expected) in [
+        (&rules(), r#"{"batch":[{"userId":"gone"},{"userId":"stays"}]}"#, Ok((1, 1))),
+        (&rules(), r#"{"batch":[{"userId":" gone "}]}"#, Ok((0, 1))),
+        (&rules(), r#"{"batch":[{"anonymousId":"gone"}]}"#, Ok((1, 0))),
+        (&rules(), r#"{"batch":[{"userId":"gone"},{}]}"#, Err(Refusal::NoIdentity)),
+        (&rules(), r#"{"batch":[{"userId":"gone"},7]}"#, Err(Refusal::NotAnEvent)),
+        (&small, r#"{"batch":[{"userId":"gone"},{"userId":"gone"}]}"#, Ok((0, 2))),
+        (&small, r#"{"batch":[{"userId":"gone"},{"userId":"stays"}]}"#, Err(Refusal::TooLarge)),
+        (&rules(), r#"{"batch":[]}"#, Err(Refusal::EmptyBatch)),
+    ] {
+        assert_eq!(outcome(rules, body), expected, "{body}");
     }
 }

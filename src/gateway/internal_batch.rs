@@ -1,8 +1,10 @@
 //! Messages that another ingestion tier has checked: stored as they are (gateway.md 7.7).
 
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderName;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,12 +12,16 @@ use uuid::Uuid;
 
 use super::answer::{self, Answer, Refusal};
 use super::body::RequestBody;
+use super::credentials::header;
 use super::directory::Directory;
 use super::ingest::{self, Client};
-use super::marks;
 use super::server::Shared;
-use crate::event::json;
-use crate::jobsdb::{Durability, NewJob, Queue, Tx};
+use super::suppression::{Suppressions, Verdict};
+use super::{events, marks};
+use crate::event::{identity, json};
+use crate::jobsdb::{Durability, NewJob, Queue, RunKey, RunStats, Tx};
+
+static BATCH_SIZE: HeaderName = HeaderName::from_static("x-batch-size");
 
 /// What a job holds besides the texts of its message, at most.
 const ADDED_BYTES: usize = 600;
@@ -86,8 +92,23 @@ pub(super) async fn answer(shared: &Shared, client: &Client<'_>, body: &mut Requ
 async fn accept(shared: &Shared, client: &Client<'_>, body: &mut RequestBody<Incoming>) -> Result<(), Refusal> {
     let settings = shared.live.load();
     let gateway = &settings.gateway;
+    // Before the body is read: what is announced is what counts.
+    if let Some(limiter) = shared.rate_limits.of_internal_batches(&settings.admission) {
+        match announced(client) {
+            Ok(events) => limiter.take(events)?,
+            Err(reason) => events::throttle_skipped(reason),
+        }
+    } else {
+        events::throttle_skipped("disabled");
+    }
     let held = ingest::read(shared, gateway, client, body).await?;
-    let messages = check(&held.bytes, gateway.max_json_depth)?;
+    let mut messages = check(&held.bytes, gateway.max_json_depth)?;
+    if let Some(suppressed) = suppressed(shared, &messages).await? {
+        messages.retain(|message| !suppressed.contains(&Person::of(&message.properties)));
+    }
+    if messages.is_empty() {
+        return Ok(());
+    }
     let expanded: usize = messages.iter().map(|message| message.payload.len() + ADDED_BYTES).sum();
     if expanded as u64 > gateway.max_expanded_bytes {
         return Err(Refusal::TooLarge);
@@ -101,8 +122,66 @@ async fn accept(shared: &Shared, client: &Client<'_>, body: &mut RequestBody<Inc
     for message in &messages {
         let with_job = |job: &NewJob<'_>| tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job));
         build(message, &directory, with_job);
+        let of = &message.properties;
+        if let Some(run) = RunKey::new(&of.source_job_run_id, &of.source_task_run_id, &of.source_id, "") {
+            tx.count_run(run, RunStats::taken_in(1));
+        }
     }
     ingest::commit(shared, client.connection, tx, (), Instant::now() + gateway.write_timeout).await
+}
+
+/// The number of events that the request announces.
+fn announced(client: &Client<'_>) -> Result<u64, &'static str> {
+    let text = header(&client.parts.headers, &BATCH_SIZE);
+    if text.is_empty() {
+        return Err("no_header");
+    }
+    text.parse().ok().filter(|&events: &u64| events > 0).ok_or("invalid_header")
+}
+
+/// A user as suppressions know them.
+#[derive(PartialEq, Eq, Hash)]
+struct Person {
+    workspace: String,
+    source: String,
+    user: String,
+}
+
+impl Person {
+    fn of(properties: &Properties) -> Person {
+        Person {
+            workspace: properties.workspace_id.clone(),
+            source: properties.source_id.clone(),
+            user: identity::clean(&properties.user_id).into_owned(),
+        }
+    }
+}
+
+/// Who of the messages' users is suppressed; `None` when nobody can be.
+async fn suppressed(shared: &Shared, messages: &[Checked<'_>]) -> Result<Option<HashSet<Person>>, Refusal> {
+    let mut suspects: HashMap<(String, String), Vec<String>> = HashMap::new();
+    for message in messages {
+        let screen = shared.suppressions.screen(&message.properties.workspace_id);
+        let user = identity::clean(&message.properties.user_id);
+        if screen.verdict(&user) == Verdict::MayBeSuppressed {
+            let Person { workspace, source, user } = Person::of(&message.properties);
+            suspects.entry((workspace, source)).or_default().push(user);
+        }
+    }
+    if suspects.is_empty() {
+        return Ok(None);
+    }
+    let mut found = HashSet::new();
+    for ((workspace, source), users) in suspects {
+        let confirmed = Suppressions::confirm(&shared.jobs, &workspace, &source, users).await;
+        let confirmed = confirmed.map_err(|error| ingest::refusal_of(&error))?;
+        found.extend(confirmed.into_iter().map(|user| Person {
+            workspace: workspace.clone(),
+            source: source.clone(),
+            user,
+        }));
+    }
+    Ok(Some(found))
 }
 
 /// Checks every message, in order.

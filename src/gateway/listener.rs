@@ -1,64 +1,27 @@
 //! Accepting connections, and the end of all of them.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Timeouts};
+use super::connection::{Connection, Place, Timeouts, UNIX_PEER};
 use super::server::{self, Shared};
-use super::{Deps, GatewayError, events};
-use crate::settings::{GatewaySettings, Settings};
+use super::sockets::{self, Listeners, Socket};
+use super::tls::Tls;
+use super::{Deps, GatewayError, events, http2, suppression};
+use crate::jobsdb::JobsDbError;
+use crate::settings::GatewaySettings;
 
-/// Connections that the kernel holds until they are accepted.
-const BACKLOG: u32 = 4096;
 /// Pause after the system refused a connection (no file descriptor left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// File descriptors that are not for connections.
 const OTHER_FILES: u64 = 4096;
 /// How often the gauges are set.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Sockets that are bound and listen; nothing is accepted before [`serve`].
-#[derive(Debug)]
-pub struct Listeners {
-    sockets: Vec<TcpListener>,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Listeners {
-    /// The addresses that were bound; ports that were given as 0 are filled in.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-}
-
-/// Binds every address of `Gateway.listen`. Clients can connect from here on, so call it once a configuration
-/// is known.
-///
-/// # Errors
-/// [`GatewayError::Bind`] names the first address that cannot be bound.
-#[allow(clippy::unused_async, reason = "sockets belong to the runtime that they are bound in")]
-pub async fn bind(settings: &Settings) -> Result<Listeners, GatewayError> {
-    let mut listeners = Listeners { sockets: Vec::new(), addresses: Vec::new() };
-    for &address in &settings.gateway.listen {
-        let bound = listen(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
-        let (actual, socket) = bound.map_err(|source| GatewayError::Bind { address, source })?;
-        listeners.addresses.push(actual);
-        listeners.sockets.push(socket);
-    }
-    if listeners.sockets.is_empty() { Err(GatewayError::NoAddress) } else { Ok(listeners) }
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
 
 /// Serves until `stop`; then accepts nothing more and waits for the requests in flight, at most
 /// `GracefulShutdownTimeout`.
@@ -73,14 +36,26 @@ pub async fn serve(listeners: Listeners, deps: Deps, stop: CancellationToken) ->
         known = config.wait_for(Option::is_some) => known.map_err(|_| GatewayError::NoConfiguration)?.clone(),
     };
     let limit = connection_limit(&settings.gateway);
+    let internal = deps.internal.clone();
     let shared = Arc::new(Shared::new(deps, known.unwrap_or_default(), limit));
-    let accepting = join_all(listeners.sockets.into_iter().map(|socket| accept(socket, Arc::clone(&shared))));
+    load_suppressions(&shared).await?;
+    internal.open(&shared);
+    let unix_path = listeners.unix_path().map(std::path::Path::to_owned);
+    let tls = listeners.tls;
+    let accepting =
+        join_all(listeners.sockets.into_iter().map(|socket| accept(socket, tls.clone(), Arc::clone(&shared))));
     tokio::select! {
         () = stop.cancelled() => {}
         _ = accepting => {}
         () = follow(Arc::clone(&shared), config) => {}
+        () = suppression::feed::run(&shared) => {}
+        () = follow_certificate(tls.as_deref(), &shared) => {}
     }
     // The sockets are closed here: whoever connects now is refused.
+    if let Some(path) = unix_path {
+        sockets::remove(&path);
+    }
+    internal.close();
     shared.stop_accepting();
     let drained =
         tokio::time::timeout(settings.gateway.graceful_shutdown_timeout, shared.connections.close_all()).await;
@@ -118,36 +93,78 @@ async fn follow(shared: Arc<Shared>, mut config: crate::backend_config::Snapshot
     }
 }
 
-async fn accept(socket: TcpListener, shared: Arc<Shared>) {
+/// Nothing is accepted before it is known whose events are not taken.
+async fn load_suppressions(shared: &Arc<Shared>) -> Result<(), GatewayError> {
+    let loading = Arc::clone(shared);
+    let loaded = tokio::task::spawn_blocking(move || loading.suppressions.load(&loading.jobs));
+    match loaded.await {
+        Ok(loaded) => Ok(loaded?),
+        Err(failure) => Err(JobsDbError::Unavailable(failure.to_string()).into()),
+    }
+}
+
+async fn follow_certificate(tls: Option<&Tls>, shared: &Shared) {
+    match tls {
+        Some(tls) => tls.follow(&shared.clock).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn accept(socket: Socket, tls: Option<Arc<Tls>>, shared: Arc<Shared>) {
     loop {
         shared.connections.room().await;
-        match socket.accept().await {
-            Ok((stream, peer)) => open(stream, peer, &shared),
-            Err(error) => {
-                events::accept_failed(&error);
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        let accepted = match &socket {
+            Socket::Tcp(socket) => {
+                socket.accept().await.map(|(stream, peer)| open(stream, peer.ip(), tls.as_ref(), &shared))
             }
+            Socket::Unix(socket) => socket.accept().await.map(|(stream, _)| {
+                if let Some((connection, place)) = admit(UNIX_PEER, &shared) {
+                    tokio::spawn(server::run(stream, Arc::clone(&shared), connection, place));
+                }
+            }),
+        };
+        if let Err(error) = accepted {
+            events::accept_failed(&error);
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
 
-fn open(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
-    let settings = shared.live.load();
-    let timeouts = Timeouts {
-        head: settings.gateway.read_header_timeout,
-        idle: settings.gateway.idle_timeout,
-        write: settings.gateway.write_timeout + Duration::from_secs(5),
-    };
+fn open(stream: TcpStream, peer: IpAddr, tls: Option<&Arc<Tls>>, shared: &Arc<Shared>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended as it was accepted");
         return;
     }
-    let connection = Arc::new(Connection::new(peer.ip().to_canonical(), timeouts, Arc::clone(&shared.budget)));
-    let Some(place) = shared.connections.add(&connection) else {
-        events::limit_reached("connections_per_ip");
+    let Some((connection, place)) = admit(peer.to_canonical(), shared) else {
         return;
     };
-    tokio::spawn(server::run(stream, Arc::clone(shared), connection, place));
+    let shared = Arc::clone(shared);
+    match tls {
+        None => drop(tokio::spawn(server::run(stream, shared, connection, place))),
+        Some(tls) => {
+            let tls = Arc::clone(tls);
+            tokio::spawn(async move {
+                match tls.handshake(stream, &connection).await {
+                    Some(secured) if secured.is_http2 => {
+                        http2::run(secured.stream, shared, connection, place).await;
+                    }
+                    Some(secured) => server::run(secured.stream, shared, connection, place).await,
+                    None => drop(place),
+                }
+            });
+        }
+    }
+}
+
+/// Counts a connection; `None` when it is one too many of its peer.
+fn admit(peer: IpAddr, shared: &Arc<Shared>) -> Option<(Arc<Connection>, Place)> {
+    let timeouts = Timeouts::of(&shared.live.load().gateway);
+    let connection = Arc::new(Connection::new(peer, timeouts, Arc::clone(&shared.budget)));
+    let place = shared.connections.add(&connection);
+    if place.is_none() {
+        events::limit_reached("connections_per_ip");
+    }
+    Some((connection, place?))
 }
 
 fn connection_limit(settings: &GatewaySettings) -> usize {

@@ -7,38 +7,54 @@
 //! which they arrived; what is refused is refused with the exact status and text of [`answer`]; every resource
 //! that a client can hold is bounded.
 //!
-//! The way of a request: `listener` accepts, `socket` and `connection` keep the clocks, `server` checks what
+//! The way of a request: `listener` accepts on the `sockets`, with `tls` and `http2` where they are set; `socket` and
+//! `connection` keep the clocks, `server` checks what
 //! every request must meet and finds its route in `routes`, `ingest` reads the `body` and finds the source by
-//! its `credentials` in the `directory`, `intake` turns the body into jobs without I/O, `ingest` stores them.
+//! its `credentials` in the `directory`, `rate_limit` and `suppression` say what is admitted, `intake` turns the body into jobs without I/O, `ingest` stores them.
 
 mod alarm;
 mod answer;
 mod body;
 mod budget;
+mod certificate_end;
 mod connection;
 mod cors;
 mod credentials;
 mod directory;
 mod events;
+mod http2;
 mod ingest;
 mod intake;
+mod internal;
 mod internal_batch;
+mod job_runs;
 mod listener;
 mod marks;
+mod own_port;
 mod pages;
 mod pixel;
+mod rate_limit;
 mod routes;
 mod server;
 mod socket;
+mod sockets;
+mod source_config;
+mod suppression;
+mod tls;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::backend_config::Snapshots;
 use crate::clock::Clock;
-use crate::jobsdb::JobsDb;
+use crate::jobsdb::{JobsDb, JobsDbError};
 use crate::settings::Live;
 
-pub use listener::{Listeners, bind, serve};
+pub use internal::InternalApi;
+pub use listener::serve;
+pub use own_port::{OwnConnection, OwnPort, reachable};
+pub use sockets::{Inherited, Listeners, bind};
+pub use tls::TlsError;
 
 /// What the gateway works with.
 pub struct Deps {
@@ -52,6 +68,8 @@ pub struct Deps {
     pub clock: Clock,
     /// What `/version` and `/health` say about the node.
     pub about: About,
+    /// Where the admin listener finds the internal tree.
+    pub internal: InternalApi,
 }
 
 /// What the node says about itself.
@@ -83,10 +101,34 @@ pub enum GatewayError {
         /// Why.
         source: std::io::Error,
     },
+    /// The unix socket cannot be made.
+    #[error("cannot listen on {}: {source}; choose another path for Gateway.socket", path.display())]
+    BindUnix {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What the service manager passed cannot be listened on.
+    #[error("cannot use a socket of the service manager: {0}; mend the socket unit")]
+    Inherited(std::io::Error),
+    /// Certificate or key cannot be used.
+    #[error("TLS of the ingest port: {0}")]
+    Tls(#[from] TlsError),
+    /// The store cannot be read.
+    #[error("cannot read which users are suppressed: {0}")]
+    Store(#[from] JobsDbError),
     /// No address is configured.
     #[error("Gateway.listen names no address; name at least one")]
     NoAddress,
     /// The owner of the configuration is gone.
     #[error("the configuration has no owner any more; restart the node")]
     NoConfiguration,
+}
+
+impl GatewayError {
+    /// Whether a restart cannot help.
+    pub fn needs_human(&self) -> bool {
+        matches!(self, GatewayError::Tls(_) | GatewayError::NoAddress)
+    }
 }

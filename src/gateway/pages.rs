@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{HOST, HeaderValue};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use jiff::Timestamp;
 use serde_json::json;
@@ -86,5 +86,7 @@ pub(super) fn segment_settings(shared: &Shared, parts: &Parts) -> Answer {
             "Segment.io": {"apiKey": write_key, "apiHost": format!("{host}/v1"), "protocol": "http"},
         },
     });
-    answer::with_body(StatusCode::OK, answer::JSON, body.to_string())
+    let mut answer = answer::with_body(StatusCode::OK, answer::JSON, body.to_string());
+    answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    answer
 }

@@ -75,12 +75,24 @@ pub(super) enum Route {
     Pixel(Call),
     /// Messages that another ingestion tier has checked.
     InternalBatch,
+    /// Users are suppressed, or no longer.
+    ChangeSuppressions,
+    /// Whether a user is suppressed.
+    TellSuppressions,
     Health,
     Version,
     Robots,
     Docs,
     ClusterInfo,
     SegmentSettings,
+    SourceConfig,
+    /// What came of a reverse-ETL run.
+    JobStatus,
+    ForgetJobStatus,
+    FailedRecords,
+    ForgetFailedRecords,
+    /// Gives up a reverse-ETL run.
+    DrainRun,
 }
 
 /// One line of the table.
@@ -106,6 +118,18 @@ const fn call(path: &'static str, call: Call, about: &'static str) -> Entry {
 const fn segment(path: &'static str, call: Call) -> Entry {
     post(path, Route::Events(call, Identification::BasicOrBody), "As Segment's SDKs send it.")
 }
+
+const fn delete(path: &'static str, route: Route, about: &'static str) -> Entry {
+    Entry { path, method: "DELETE", route, about }
+}
+
+/// Found with any number of slashes around it, as SDKs join paths differently (clients.md 1, rule 11).
+const SOURCE_CONFIG: &str = "/sourceConfig";
+/// Stands for a segment that may be empty, which its route then refuses.
+const RUN_ID: &str = "{job_run_id}";
+const JOB_STATUS: &str = "/internal/v2/job-status/{job_run_id}";
+const FAILED_RECORDS: &str = "/internal/v2/job-status/{job_run_id}/failed-records";
+const DRAIN_RUN: &str = "/internal/drain/job/{job_run_id}";
 
 /// The table, most used first. A segment in braces stands for any text.
 pub(super) const TABLE: &[Entry] = &[
@@ -135,6 +159,7 @@ pub(super) const TABLE: &[Entry] = &[
     segment("/v1/g", Call::Group),
     segment("/v1/a", Call::Alias),
     segment("/v1/b", Call::Batch),
+    get(SOURCE_CONFIG, Route::SourceConfig, "What SDKs in apps and browsers need to start; public."),
     get("/v1/projects/{writeKey}/settings", Route::SegmentSettings, "Settings for Segment's browser SDK."),
 ];
 
@@ -145,6 +170,13 @@ pub(super) const INTERNAL_TABLE: &[Entry] = &[
     post("/internal/v1/retl", Route::Events(Call::Retl, Identification::SourceId), "Events of a reverse-ETL run."),
     post("/internal/v1/replay", Route::Events(Call::Replay, Identification::ReplaySourceId), "Events sent again."),
     post("/internal/v1/batch", Route::InternalBatch, "Messages checked elsewhere."),
+    get(JOB_STATUS, Route::JobStatus, "Counters of a reverse-ETL run."),
+    delete(JOB_STATUS, Route::ForgetJobStatus, "Forgets the counters of a completed run."),
+    get(FAILED_RECORDS, Route::FailedRecords, "Records of a run that failed."),
+    delete(FAILED_RECORDS, Route::ForgetFailedRecords, "Forgets them."),
+    Entry { path: DRAIN_RUN, method: "PUT", route: Route::DrainRun, about: "Gives up the pending jobs of a run." },
+    post("/internal/v1/suppressions", Route::ChangeSuppressions, "Users whose events are not taken."),
+    get("/internal/v1/suppressions", Route::TellSuppressions, "Whether a user's events are not taken."),
 ];
 
 /// What the table says about a request.
@@ -152,7 +184,7 @@ pub(super) enum Found {
     /// This answers.
     Route(&'static Entry),
     /// The path exists, with this method only.
-    OtherMethods(&'static str),
+    OtherMethods(String),
     /// Nothing is there.
     Nothing,
 }
@@ -160,23 +192,28 @@ pub(super) enum Found {
 /// Looks the request up.
 pub(super) fn find(method: &Method, path: &str, internal: bool) -> Found {
     let tables = [TABLE, if internal { INTERNAL_TABLE } else { &[] }];
-    let exact = tables.iter().flat_map(|table| table.iter()).filter(|entry| entry.path == path);
-    let mut other = None;
-    for entry in exact {
-        if entry.method == method.as_str() {
-            return Found::Route(entry);
-        }
-        other = Some(entry.method);
-    }
-    if other.is_none() {
-        for entry in tables.iter().flat_map(|table| table.iter()).filter(|entry| matches_pattern(entry.path, path)) {
+    let path = if is_source_config(path) { SOURCE_CONFIG } else { path };
+    let mut other: Vec<&'static str> = Vec::new();
+    for fits in
+        [|entry: &Entry, path: &str| entry.path == path, |entry: &Entry, path: &str| matches_pattern(entry.path, path)]
+    {
+        for entry in tables.iter().flat_map(|table| table.iter()).filter(|entry| fits(entry, path)) {
             if entry.method == method.as_str() {
                 return Found::Route(entry);
             }
-            other = Some(entry.method);
+            other.push(entry.method);
+        }
+        if !other.is_empty() {
+            return Found::OtherMethods(other.join(", "));
         }
     }
-    other.map_or(Found::Nothing, Found::OtherMethods)
+    Found::Nothing
+}
+
+fn is_source_config(path: &str) -> bool {
+    path.len() > SOURCE_CONFIG.len()
+        && path.starts_with('/')
+        && path.trim_matches('/') == SOURCE_CONFIG.trim_matches('/')
 }
 
 fn matches_pattern(pattern: &str, path: &str) -> bool {
@@ -185,7 +222,7 @@ fn matches_pattern(pattern: &str, path: &str) -> bool {
     }
     let mut segments = path.split('/');
     let fits = pattern.split('/').all(|wanted| match segments.next() {
-        Some(segment) => wanted == segment || (wanted.starts_with('{') && !segment.is_empty()),
+        Some(segment) => wanted == segment || (wanted.starts_with('{') && (!segment.is_empty() || wanted == RUN_ID)),
         None => false,
     });
     fits && segments.next().is_none()
@@ -196,7 +233,11 @@ mod tests {
     use super::*;
 
     fn verdict(method: Method, path: &str) -> String {
-        match find(&method, path, false) {
+        verdict_in(method, path, false)
+    }
+
+    fn verdict_in(method: Method, path: &str, internal: bool) -> String {
+        match find(&method, path, internal) {
             Found::Route(entry) => format!("{:?}", entry.route),
             Found::OtherMethods(allowed) => format!("405 {allowed}"),
             Found::Nothing => "404".to_owned(),
@@ -217,6 +258,12 @@ mod tests {
             (Method::GET, "/v1/projects/key/settings", "SegmentSettings"),
             (Method::GET, "/v1/projects//settings", "404"),
             (Method::GET, "/v1/projects/a/b/settings", "404"),
+            (Method::GET, "//sourceConfig/", "SourceConfig"),
+            (Method::POST, "/sourceConfig/", "405 GET"),
+            (Method::GET, "/sourceconfig", "404"),
+            (Method::GET, "/sourceConfig/x", "404"),
+            (Method::GET, "/internal/v2/job-status/r", "404"),
+            (Method::GET, "/v1/job-status/r", "404"),
             (Method::CONNECT, "", "404"),
         ] {
             assert_eq!(verdict(method, path), expected, "{path}");
@@ -225,6 +272,18 @@ mod tests {
 
     #[test]
     fn internal_routes_exist_only_when_enabled() {
-        assert!(matches!(find(&Method::POST, "/internal/v1/batch", true), Found::Route(_)));
+        for (method, path, expected) in [
+            (Method::POST, "/internal/v1/batch", "InternalBatch"),
+            (Method::GET, "/internal/v2/job-status/r", "JobStatus"),
+            (Method::DELETE, "/internal/v2/job-status/r", "ForgetJobStatus"),
+            (Method::PUT, "/internal/v2/job-status/r", "405 GET, DELETE"),
+            (Method::GET, "/internal/v2/job-status/", "JobStatus"),
+            (Method::GET, "/internal/v2/job-status", "404"),
+            (Method::GET, "/internal/v2/job-status/r/failed-records", "FailedRecords"),
+            (Method::GET, "/internal/v2/job-status/r/other", "404"),
+            (Method::PUT, "/internal/drain/job/r", "DrainRun"),
+        ] {
+            assert_eq!(verdict_in(method, path, true), expected, "{path}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::answer::{self, Answer, Refusal};
@@ -25,9 +25,13 @@ use super::body::RequestBody;
 use super::budget::Budget;
 use super::connection::{Connection, Connections, Place};
 use super::directory::Directory;
+use super::rate_limit::RateLimits;
 use super::routes::{self, Found, Route};
 use super::socket::TimedSocket;
-use super::{About, Deps, cors, events, ingest, internal_batch, pages, pixel};
+use super::suppression::Suppressions;
+use super::{
+    About, Deps, cors, events, http2, ingest, internal_batch, job_runs, pages, pixel, source_config, suppression,
+};
 use crate::backend_config::Snapshot;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
@@ -46,6 +50,8 @@ pub(super) struct Shared {
     pub(super) about: About,
     pub(super) budget: Arc<Budget>,
     pub(super) connections: Arc<Connections>,
+    pub(super) suppressions: Suppressions,
+    pub(super) rate_limits: RateLimits,
     directory: ArcSwap<Directory>,
     /// The store takes events.
     gate: AtomicBool,
@@ -77,6 +83,8 @@ impl Shared {
             about: deps.about,
             budget: Arc::new(Budget::new(gateway.max_in_flight_bytes)),
             connections: Arc::new(Connections::new(connection_limit, gateway.max_connections_per_ip)),
+            suppressions: Suppressions::new(settings.admission.suppresses_users),
+            rate_limits: RateLimits::default(),
             directory: ArcSwap::from_pointee(Directory::new(snapshot)),
             gate: AtomicBool::new(accepts),
             stopping: AtomicBool::new(false),
@@ -148,7 +156,10 @@ impl Drop for Counted<'_> {
 }
 
 /// Answers the requests of one connection until it ends.
-pub(super) async fn run(stream: TcpStream, shared: Arc<Shared>, connection: Arc<Connection>, place: Place) {
+pub(super) async fn run<S>(stream: S, shared: Arc<Shared>, connection: Arc<Connection>, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let socket = TokioIo::new(TimedSocket::new(stream, Arc::clone(&connection)));
     let service = service_fn(|request| serve_request(&shared, &connection, request));
     let mut http = pin!(shared.http.serve_connection(socket, service));
@@ -175,7 +186,8 @@ pub(super) async fn run(stream: TcpStream, shared: Arc<Shared>, connection: Arc<
     drop(place);
 }
 
-async fn serve_request(
+/// Answers one request, whatever happens on the way.
+pub(super) async fn serve_request(
     shared: &Shared,
     connection: &Connection,
     request: Request<Incoming>,
@@ -187,8 +199,9 @@ async fn serve_request(
     let mut body = RequestBody::new(incoming);
     let origin = cors::granted_origin(&parts.method, &parts.headers);
     let mut must_close = false;
-    let mut answer = if !is_well_formed(parts.version, &parts.headers) {
-        must_close = true;
+    let is_http2 = parts.version == Version::HTTP_2;
+    let mut answer = if !is_well_formed(&parts) {
+        must_close = !is_http2;
         answer::empty(StatusCode::BAD_REQUEST)
     } else if let Some(answer) = cors::preflight(&parts.method, &parts.headers) {
         answer
@@ -198,7 +211,7 @@ async fn serve_request(
             events::limit_reached("concurrent_requests");
             Refusal::TooManyRequests.answer()
         } else {
-            let (pattern, answer) = route(shared, connection, &parts, &mut body).await;
+            let (pattern, answer) = route(shared, connection, &parts, &mut body, shared.internal).await;
             ended = Instant::now();
             events::answered(pattern, parts.method.as_str(), answer.status().as_u16(), ended - started);
             answer
@@ -206,7 +219,8 @@ async fn serve_request(
         cors::decorate(&mut answer, origin);
         answer
     };
-    if must_close || !body.is_read() {
+    // What is left of a body on HTTP/2 is refused with its stream, and the connection goes on.
+    if must_close || !(is_http2 || body.is_read()) {
         let expects_continue = parts.headers.contains_key(EXPECT);
         if must_close || !Box::pin(body.drain(expects_continue)).await {
             connection.linger();
@@ -224,16 +238,19 @@ async fn route(
     connection: &Connection,
     parts: &hyper::http::request::Parts,
     body: &mut RequestBody<Incoming>,
+    internal: bool,
 ) -> (&'static str, Answer) {
-    let entry = match routes::find(&parts.method, parts.uri.path(), shared.internal) {
+    let entry = match routes::find(&parts.method, parts.uri.path(), internal) {
         Found::Route(entry) => entry,
-        Found::OtherMethods(allowed) => return ("/redacted", answer::method_not_allowed(allowed)),
+        Found::OtherMethods(allowed) => return ("/redacted", answer::method_not_allowed(&allowed)),
         Found::Nothing => return ("/redacted", Refusal::NotFound.answer()),
     };
     let client = ingest::Client { parts, connection };
     let answer = match entry.route {
         Route::Events(call, identification) => ingest::events(shared, &client, body, call, identification).await,
         Route::InternalBatch => Box::pin(internal_batch::answer(shared, &client, body)).await,
+        Route::ChangeSuppressions => Box::pin(suppression::routes::change(shared, &client, body)).await,
+        Route::TellSuppressions => Box::pin(suppression::routes::tell(shared, &client)).await,
         Route::Pixel(call) => Box::pin(pixel::answer(shared, &client, call)).await,
         Route::Health => pages::health(shared),
         Route::Version => pages::version(shared),
@@ -241,13 +258,39 @@ async fn route(
         Route::Docs => pages::docs(),
         Route::ClusterInfo => pages::cluster_info(),
         Route::SegmentSettings => pages::segment_settings(shared, parts),
+        Route::SourceConfig => source_config::answer(shared, parts),
+        Route::JobStatus
+        | Route::ForgetJobStatus
+        | Route::FailedRecords
+        | Route::ForgetFailedRecords
+        | Route::DrainRun => Box::pin(job_runs::answer(shared, entry.route, parts)).await,
     };
     (entry.path, answer)
 }
 
+/// Answers a request of the internal tree that came another way.
+pub(super) async fn route_internal(
+    shared: &Shared,
+    connection: &Connection,
+    parts: &hyper::http::request::Parts,
+    body: &mut RequestBody<Incoming>,
+) -> Answer {
+    let started = Instant::now();
+    let (pattern, answer) = route(shared, connection, parts, body, true).await;
+    events::answered(pattern, parts.method.as_str(), answer.status().as_u16(), started.elapsed());
+    answer
+}
+
 /// What the HTTP library lets pass and nobody sends in good faith: no `Host` or several, a body in a coding
 /// that nobody would undo.
-fn is_well_formed(version: Version, headers: &HeaderMap) -> bool {
+fn is_well_formed(parts: &hyper::http::request::Parts) -> bool {
+    if parts.version == Version::HTTP_2 {
+        return http2::is_well_formed(&parts.uri, &parts.headers);
+    }
+    is_well_formed_http1(parts.version, &parts.headers)
+}
+
+fn is_well_formed_http1(version: Version, headers: &HeaderMap) -> bool {
     let hosts = headers.get_all(HOST).iter().count();
     let one_host = hosts == 1 || (hosts == 0 && version < Version::HTTP_11);
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend_config::{BackendConfig, Snapshot, Source, Workspace};
 use crate::clock::Clock;
-use crate::gateway::{About, Deps, bind, serve};
+use crate::gateway::{About, Deps, Inherited, InternalApi, bind, serve};
 use crate::jobsdb::{JobsDb, Limits, Queue, Select};
 use crate::settings::{Live, Settings};
 use crate::storage::Storage;
@@ -52,7 +52,7 @@ async fn node(adjust: impl FnOnce(&mut Settings)) -> Node {
         ..Workspace::default()
     };
     let config = BackendConfig::fixed(Snapshot::new(vec![workspace], 0));
-    let listeners = bind(&settings).await.unwrap();
+    let listeners = bind(&settings, &Inherited::default()).await.unwrap();
     let address = listeners.addresses()[0];
     let about = About {
         version: "0.0.0".to_owned(),
@@ -62,7 +62,14 @@ async fn node(adjust: impl FnOnce(&mut Settings)) -> Node {
         routes_events: true,
         config_from_file: true,
     };
-    let deps = Deps { jobs: jobs.clone(), config: config.subscribe(), settings: Live::new(settings), clock, about };
+    let deps = Deps {
+        jobs: jobs.clone(),
+        config: config.subscribe(),
+        settings: Live::new(settings),
+        clock,
+        about,
+        internal: InternalApi::default(),
+    };
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let served = tokio::spawn(async move {

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::alarm::Alarm;
 use super::connection::Connection;
@@ -18,8 +17,8 @@ use super::connection::Connection;
 /// How long a client that is still sending gets to read an answer that came early.
 const LINGER: Duration = Duration::from_secs(2);
 
-pub(super) struct TimedSocket {
-    stream: TcpStream,
+pub(super) struct TimedSocket<S> {
+    stream: S,
     connection: Arc<Connection>,
     alarm: Alarm,
     /// Since when the peer takes nothing.
@@ -28,8 +27,8 @@ pub(super) struct TimedSocket {
     linger_until: Option<Instant>,
 }
 
-impl TimedSocket {
-    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> TimedSocket {
+impl<S: AsyncRead + AsyncWrite + Unpin> TimedSocket<S> {
+    pub(super) fn new(stream: S, connection: Arc<Connection>) -> TimedSocket<S> {
         TimedSocket { stream, connection, alarm: Alarm::default(), write_stalled: None, linger_until: None }
     }
 
@@ -68,7 +67,7 @@ impl TimedSocket {
     }
 }
 
-impl AsyncRead for TimedSocket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TimedSocket<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
@@ -93,7 +92,7 @@ impl AsyncRead for TimedSocket {
     }
 }
 
-impl AsyncWrite for TimedSocket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedSocket<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(context, outcome)
@@ -113,12 +112,19 @@ impl AsyncWrite for TimedSocket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            // Only a stream with a buffer of its own, TLS, has anything to wait for.
+            Poll::Pending => self.poll_stalled(context).map(Err),
+            ready @ Poll::Ready(_) => ready,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         if self.linger_until.is_none() {
-            let shut = ready!(Pin::new(&mut self.stream).poll_shutdown(context));
+            let shut = match Pin::new(&mut self.stream).poll_shutdown(context) {
+                Poll::Pending => return self.poll_stalled(context).map(Err),
+                Poll::Ready(shut) => shut,
+            };
             if shut.is_err() || !self.connection.must_linger() {
                 return Poll::Ready(shut);
             }

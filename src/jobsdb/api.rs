@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::runs::{RunChange, RunOfJob};
+
 /// A named, ordered store of jobs (jobsdb.md 1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -321,10 +323,13 @@ pub struct JournalRecord {
 pub struct Tx {
     pub(super) durability: Durability,
     pub(super) appends: Vec<(Queue, EncodedJob)>,
-    pub(super) outcomes: Vec<(Lease, Outcome)>,
+    /// Leases that end well: nearly all do, and only their names are needed.
+    pub(super) succeeded: Vec<Lease>,
+    pub(super) outcomes: Vec<(Lease, Outcome, Option<Box<RunOfJob>>)>,
     pub(super) records: Vec<(Namespace, Vec<u8>, Option<Vec<u8>>)>,
     pub(super) journal: Vec<(Queue, u64, Option<JournalRecord>)>,
     pub(super) dedup: Vec<(u128, i64)>,
+    pub(super) runs: Vec<RunChange>,
 }
 
 impl Tx {
@@ -333,10 +338,12 @@ impl Tx {
         Tx {
             durability,
             appends: Vec::new(),
+            succeeded: Vec::new(),
             outcomes: Vec::new(),
             records: Vec::new(),
             journal: Vec::new(),
             dedup: Vec::new(),
+            runs: Vec::new(),
         }
     }
 
@@ -347,7 +354,15 @@ impl Tx {
 
     /// Ends a lease. An outcome for an unknown lease is ignored and counted.
     pub fn finish(&mut self, lease: Lease, outcome: Outcome) {
-        self.outcomes.push((lease, outcome));
+        self.finish_of_run(lease, outcome, None);
+    }
+
+    /// The same for a job that counts for a run: counted if the lease is known and the outcome is an end.
+    pub fn finish_of_run(&mut self, lease: Lease, outcome: Outcome, run: Option<RunOfJob>) {
+        match (outcome, run) {
+            (Outcome::Succeeded, None) => self.succeeded.push(lease),
+            (outcome, run) => self.outcomes.push((lease, outcome, run.map(Box::new))),
+        }
     }
 
     /// Writes a record of another owner.
@@ -379,7 +394,11 @@ impl Tx {
     pub fn stored_bytes(&self) -> u64 {
         const PER_ENTRY: usize = 96;
         let appends: usize = self.appends.iter().map(|(_, job)| job.value.len() + PER_ENTRY).sum();
-        let outcomes: usize = self.outcomes.iter().map(|(_, outcome)| outcome.stored_bytes() + PER_ENTRY).sum();
+        let of_run = |run: &Option<Box<RunOfJob>>| run.as_ref().map_or(0, |run| run.stored_bytes());
+        let outcomes: usize =
+            self.outcomes.iter().map(|(_, outcome, run)| outcome.stored_bytes() + of_run(run) + PER_ENTRY).sum();
+        let succeeded = self.succeeded.len() * PER_ENTRY;
+        let runs: usize = self.runs.iter().map(RunChange::stored_bytes).sum();
         let records: usize =
             self.records.iter().map(|(_, key, value)| key.len() + value.as_ref().map_or(0, Vec::len) + 16).sum();
         let journal: usize = self
@@ -387,16 +406,18 @@ impl Tx {
             .iter()
             .map(|(_, _, record)| record.as_ref().map_or(0, |record| record.payload.len()) + PER_ENTRY)
             .sum();
-        (appends + outcomes + records + journal + self.dedup.len() * 48) as u64
+        (appends + succeeded + outcomes + records + journal + runs + self.dedup.len() * 48) as u64
     }
 
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.appends.is_empty()
+            && self.succeeded.is_empty()
             && self.outcomes.is_empty()
             && self.records.is_empty()
             && self.journal.is_empty()
             && self.dedup.is_empty()
+            && self.runs.is_empty()
     }
 }
 

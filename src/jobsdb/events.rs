@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::{Counter, counter, gauge, histogram};
+use tracing::warn;
 
 use super::JobsDb;
 use super::api::{ActivePartition, Gate, Outcome, Partition, Queue};
 use super::datasets::DroppedRange;
 use crate::storage::free_space;
+use crate::telemetry::may_log;
 
 /// Counters of one partition, looked up once because they move with every job.
 pub(super) struct Meters {
@@ -74,6 +76,22 @@ pub(super) fn quarantined(queue: Queue) {
 
 pub(super) fn counters_repaired(queue: Queue, datasets: u64) {
     counter!("jobsdb_counter_repair", "tablePrefix" => queue.name()).increment(datasets);
+}
+
+/// A run is not counted, or not to the end.
+pub(super) fn run_not_counted(why: &'static str) {
+    counter!("rsources_not_counted").increment(1);
+    if let Some(silenced) = may_log("run_counters", "") {
+        warn!(silenced, "ALERT: events of a reverse-ETL run are stored but not counted: {why}");
+    }
+}
+
+/// A failed record of a run will not be listed.
+pub(super) fn failed_record_not_kept(why: &'static str) {
+    counter!("rsources_failed_records_not_kept").increment(1);
+    if let Some(silenced) = may_log("failed_records", "") {
+        warn!(silenced, "a failed record of a reverse-ETL run is counted but not listed: {why}");
+    }
 }
 
 pub(super) fn datasets_dropped(dropped: &[DroppedRange]) {

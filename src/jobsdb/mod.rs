@@ -13,8 +13,10 @@
 //! `upkeep` give disk back; `open` rebuilds memory from the store.
 
 mod api;
+mod cancelled;
 mod change;
 mod datasets;
+mod dead_letter;
 mod events;
 mod fetch;
 mod keys;
@@ -22,10 +24,13 @@ mod open;
 mod order;
 mod partitions;
 mod record;
+mod run_book;
+mod runs;
 mod state;
 mod upkeep;
 mod writer;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -39,18 +44,23 @@ pub use api::{
     ActivePartition, DatasetInfo, Durability, EncodedJob, Gate, Job, JobState, JobsDbError, JournalRecord, LastStatus,
     Lease, Limits, Namespace, NewJob, Outcome, Page, Partition, Queue, QueueStats, Receipt, Select, Status, Tx,
 };
+pub use cancelled::{CancelError, CancelledRuns};
+pub use dead_letter::DeadLetter;
 pub use open::inspect;
+pub use runs::{FailedRecord, RecordPlace, RunKey, RunOfJob, RunRow, RunStats};
 
 use crate::clock::Clock;
-use crate::settings::{JobsDbSettings, Profile, QueueSettings, Settings, StorageSettings};
-use crate::storage::{Family, Flusher, Storage, StorageError, codec};
+use crate::settings::{JobsDbSettings, Profile, QueueSettings, RunSettings, Settings, StorageSettings};
+use crate::storage::{Family, Storage, StorageError, codec};
+use cancelled::Cancelled;
 use datasets::{DatasetRules, DroppedRange};
 use partitions::Partitions;
+use run_book::RunBook;
 use state::{QueueState, RecentRoom};
 use writer::{Permits, Request, Writer};
 
 /// Transactions that may wait for the writer.
-const WAITING_TRANSACTIONS: usize = 4_096;
+const WAITING_TRANSACTIONS: u32 = 4_096;
 /// Bytes of one permit of the byte gate.
 const PERMIT_BYTES: u64 = 1_024;
 /// Seconds of one bucket of the deduplication keys.
@@ -93,14 +103,16 @@ struct Shared {
     clock: Clock,
     limits: StorageSettings,
     settings: JobsDbSettings,
+    runs: RunSettings,
+    cancelled: Cancelled,
     partitions: Partitions,
     queues: [QueueState; 5],
     /// Ranges whose rows were deleted and whose files may go after the next flush.
     dropped: Mutex<Vec<DroppedRange>>,
     requests: Sender<Request>,
     due: Sender<()>,
-    /// Room for transactions, and for their bytes in units of [`PERMIT_BYTES`].
-    slots: Arc<Semaphore>,
+    /// Room for the bytes of transactions in units of [`PERMIT_BYTES`]. Small ones take a bit more, so that it
+    /// bounds their number too.
     room: Arc<Semaphore>,
     room_permits: u32,
     gate: watch::Sender<Gate>,
@@ -128,6 +140,8 @@ impl JobsDb {
             clock,
             limits: settings.storage.clone(),
             settings: settings.jobsdb.clone(),
+            runs: settings.runs.clone(),
+            cancelled: Cancelled::default(),
             partitions: Partitions::default(),
             // Jobs of the other queues rest for a while on purpose.
             queues: Queue::ALL.map(|queue| match queue {
@@ -137,16 +151,16 @@ impl JobsDb {
             dropped: Mutex::default(),
             requests,
             due,
-            slots: Arc::new(Semaphore::new(WAITING_TRANSACTIONS)),
             room: Arc::new(Semaphore::new(room_permits as usize)),
             room_permits,
             gate: watch::Sender::new(Gate::Open),
             is_stopping: AtomicBool::new(false),
         });
         let stored_partitions = shared.restore()?;
+        shared.cancelled.restore(&shared.storage)?;
+        let runs = RunBook::restore(&shared.storage, &shared.runs)?;
         shared.watch_disk(&mut upkeep::DiskWatch::new(&shared));
-        let flusher = Flusher::start(shared.storage.clone(), shared.limits.lazy_flush_interval)?;
-        let writer = Writer::new(Arc::clone(&shared), flusher, stored_partitions);
+        let writer = Writer::new(Arc::clone(&shared), stored_partitions, runs);
         let (stop_due, due_stops) = bounded(1);
         let (stop_upkeep, upkeep_stops) = bounded(1);
         let (stop_slow, slow_stops) = bounded(1);
@@ -156,7 +170,6 @@ impl JobsDb {
             writer: Some(thread("pintle-writer", move || {
                 writer.run(&incoming);
                 // Who still waits for room will not get any.
-                ending.slots.close();
                 ending.room.close();
             })?),
             due: Some(start_due(&shared, due_signal, due_stops)?),
@@ -303,15 +316,35 @@ impl JobsDb {
     /// # Errors
     /// When the store cannot be read.
     pub fn scan(&self, namespace: Namespace, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JobsDbError> {
+        let mut records = Vec::new();
+        self.visit(namespace, prefix, |key, value| {
+            records.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(records)
+    }
+
+    /// Shows records of another owner whose keys begin with `prefix`, in key order, one by one until `see` has
+    /// enough; for namespaces that may be larger than memory. Blocks on the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn visit(
+        &self,
+        namespace: Namespace,
+        prefix: &[u8],
+        mut see: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), JobsDbError> {
         let mut from = vec![namespace as u8];
         from.extend_from_slice(prefix);
         let to = [from.as_slice(), &[0xff; 64]].concat();
         let mut scan = self.0.shared.storage.scan(Family::Records, &from, &to).map_err(failed)?;
-        let mut records = Vec::new();
         while let Some((key, value)) = scan.next_entry().map_err(failed)? {
-            records.push((key.get(1..).unwrap_or_default().to_vec(), value.to_vec()));
+            if see(key.get(1..).unwrap_or_default(), value).is_break() {
+                break;
+            }
         }
-        Ok(records)
+        Ok(())
     }
 
     /// Journal records of the queue. Blocks on the store.
@@ -483,10 +516,9 @@ impl Shared {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(stopped());
         }
-        let wanted = u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.room_permits);
-        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| stopped())?;
-        let room = Arc::clone(&self.room).acquire_many_owned(wanted).await.map_err(|_| stopped())?;
-        Ok((slot, room))
+        let wanted = u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX);
+        let wanted = wanted.max(self.room_permits / WAITING_TRANSACTIONS).min(self.room_permits);
+        Arc::clone(&self.room).acquire_many_owned(wanted).await.map_err(|_| stopped())
     }
 
     pub(super) fn send(&self, request: Request) {

@@ -218,6 +218,7 @@ pub(super) fn order_hash(salt: u64, workspace_id: &str, destination_id: &str, us
 
 #[cfg(test)]
 mod tests {
+    use super::super::runs::RunRecord;
     use super::*;
 
     #[test]
@@ -341,6 +342,7 @@ mod tests {
         let entry = IndexEntry { dataset: 1, events: 2, bytes: 300, order_hash: 5, created_ms: -1, attempt: 0 };
         let queue = QueueRecord { last_job_id: 251, next_dataset: 2, next_carry_over: CARRY };
         let journal = JournalRecord { op: 4, operation: "m".to_owned(), payload: vec![0], start_ms: 1 };
+        let run = RunRecord { taken_in: 300, out: 2, failed: 1, updated_ms: 4 };
         for (record, bytes) in [
             ("JobRecord", encode_job(&job, 3, 1, 3)),
             ("IndexEntry", codec::encode(&entry)),
@@ -349,6 +351,8 @@ mod tests {
             ("StatusRecord", encode_status(JobState::Failed, &status)),
             ("PartitionRecord", encode_partition(&partition)),
             ("JournalRecord", encode_journal(&journal)),
+            ("RunRecord", codec::encode(&run)),
+            ("FailedRecord", codec::encode(&400_i64)),
         ] {
             let hex: String =
                 bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).map(char::from).collect();

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::api::{Partition, Queue, Select};
@@ -84,7 +85,7 @@ pub(super) struct PartInner {
     /// Runnable jobs below the cursor: released, due, or no longer blocked.
     pub returned: BTreeMap<u64, Held>,
     /// Jobs in the hands of a holder.
-    pub leased: HashMap<u64, Held>,
+    pub leased: FxHashMap<u64, Held>,
     pub pending: u64,
     pub pending_bytes: u64,
     pub delayed: u64,
@@ -101,7 +102,7 @@ impl PartInner {
             recent_from: cursor,
             room,
             returned: BTreeMap::new(),
-            leased: HashMap::new(),
+            leased: FxHashMap::default(),
             pending: 0,
             pending_bytes: 0,
             delayed: 0,

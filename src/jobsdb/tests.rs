@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod runs;
+
 const START_MS: i64 = 1_700_000_000_000;
 
 struct Kit {
@@ -183,7 +185,7 @@ fn a_hand_over_is_whole_and_a_stale_outcome_is_counted() {
     let mut tx = Tx::new(Durability::Lazy);
     tx.append(Queue::Rt, kit.job(Queue::Rt, "d", "a", b"x"));
     tx.append(Queue::Arc, kit.job(Queue::Arc, "", "a", b"x"));
-    tx.put(Namespace::Rsources, b"k".to_vec(), b"v".to_vec());
+    tx.put(Namespace::Reporting, b"k".to_vec(), b"v".to_vec());
     tx.finish(source.lease, Outcome::Succeeded);
     let receipt = kit.jobs.commit_blocking(tx).unwrap();
     assert_eq!(receipt, Receipt { job_ids: vec![1, 1], stale: 0 });
@@ -191,8 +193,8 @@ fn a_hand_over_is_whole_and_a_stale_outcome_is_counted() {
     assert_eq!(kit.finish(lease(77), Outcome::Succeeded).stale, 1);
     let pending: Vec<u64> = kit.jobs.stats().iter().map(|stats| stats.pending).collect();
     assert_eq!(pending, [0, 1, 0, 1, 0]);
-    assert_eq!(kit.jobs.get(Namespace::Rsources, b"k").unwrap().as_deref(), Some(&b"v"[..]));
-    assert_eq!(kit.jobs.scan(Namespace::Rsources, b"").unwrap(), [(b"k".to_vec(), b"v".to_vec())]);
+    assert_eq!(kit.jobs.get(Namespace::Reporting, b"k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(kit.jobs.scan(Namespace::Reporting, b"").unwrap(), [(b"k".to_vec(), b"v".to_vec())]);
 }
 
 #[test]
@@ -628,4 +630,20 @@ fn commits_after_the_end_are_refused_and_never_hang() {
     let mut tx = Tx::new(Durability::Durable);
     tx.append(Queue::Gw, kit.job(Queue::Gw, "", "u", b"x"));
     assert!(matches!(kit.jobs.commit_blocking(tx), Err(JobsDbError::Unavailable(_))));
+}
+
+#[test]
+fn a_lazy_write_is_flushed_soon_and_an_idle_store_is_not() {
+    let kit = Kit::new();
+    let mut tx = Tx::new(Durability::Lazy);
+    tx.append(Queue::Gw, kit.job(Queue::Gw, "", "u", b"payload"));
+    let before = kit.jobs.storage().flushes();
+    kit.jobs.commit_blocking(tx).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while kit.jobs.storage().flushes() == before && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert_eq!(kit.jobs.storage().flushes() - before, 1);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(kit.jobs.storage().flushes() - before, 1, "nothing was written, so nothing is flushed");
 }

@@ -11,7 +11,8 @@ use tracing::{error, info, warn};
 
 use super::api::{Durability, Gate, JobsDbError, Lease, Outcome, Queue, Select, Status, Tx};
 use super::keys::{self, Place};
-use super::record::IndexEntry;
+use super::record::{self, IndexEntry};
+use super::runs::RunOfJob;
 use super::state::{Held, QueueState};
 use super::writer::{Relocation, Request};
 use super::{Shared, failed, millis};
@@ -31,7 +32,7 @@ const EXPIRED_AT_ONCE: usize = 1_000;
 const MOST_JUMP_MS: i64 = 3_600_000;
 /// Bytes of log above which an idle store is worth shortening, and how long it must have been idle.
 const WORTH_SHORTENING: u64 = 16 << 20;
-const QUIET: Duration = Duration::from_secs(20);
+const QUIET: Duration = Duration::from_secs(5);
 /// Longest wait for the writer.
 const WRITER_WAIT: Duration = Duration::from_secs(60);
 
@@ -52,6 +53,7 @@ pub(super) fn run_slow(shared: &Arc<Shared>, stop: &Receiver<()>) {
     let mut ages = Instant::now();
     let mut clock_at_ages = shared.clock.now_ms();
     let mut dead_letters = Instant::now();
+    let mut runs = Instant::now();
     while waits(stop, LOOK) {
         for (state, last) in shared.queues.iter().zip(&mut stragglers) {
             let settings = shared.queue_settings(state.queue);
@@ -70,6 +72,10 @@ pub(super) fn run_slow(shared: &Arc<Shared>, stop: &Receiver<()>) {
                 report(shared.expire_old_jobs(), "giving up old jobs");
                 shared.send(Request::ForgetDedup { before: super::dedup_bucket(now_ms) });
             }
+        }
+        if runs.elapsed() >= shared.runs.cleanup_interval {
+            runs = Instant::now();
+            shared.tidy_runs();
         }
         if dead_letters.elapsed() >= DEAD_LETTER_CHECK {
             dead_letters = Instant::now();
@@ -224,13 +230,14 @@ impl Shared {
             loop {
                 let leases = self.lease_older(state.queue, &Select::default(), EXPIRED_AT_ONCE, cutoff)?;
                 let count = leases.len();
-                self.finish_all(leases, || {
+                let outcome = || {
                     if is_dead_letter {
                         Outcome::Succeeded
                     } else {
                         Outcome::Aborted { status: status.clone(), dead_letter: None }
                     }
-                })?;
+                };
+                self.finish_all(leases, outcome, |lease| self.run_of(lease))?;
                 expired += count;
                 if count < EXPIRED_AT_ONCE {
                     break;
@@ -254,7 +261,7 @@ impl Shared {
                 break;
             }
             pushed_out += leases.len();
-            self.finish_all(leases, || Outcome::Succeeded)?;
+            self.finish_all(leases, || Outcome::Succeeded, |_| None)?;
         }
         if pushed_out > 0 {
             super::events::dead_letters_pushed_out(pushed_out);
@@ -263,13 +270,27 @@ impl Shared {
         Ok(())
     }
 
-    fn finish_all(&self, leases: Vec<(Lease, u64)>, outcome: impl Fn() -> Outcome) -> Result<(), JobsDbError> {
+    /// What the end of a leased job counts for, from the job as it is stored.
+    fn run_of(&self, lease: Lease) -> Option<RunOfJob> {
+        let part = self.queue(lease.queue).known_part(lease.partition)?;
+        let dataset = part.inner.lock().leased.get(&lease.job_id)?.entry.dataset;
+        let value = self.storage.get(Family::Jobs, keys::job(lease.queue, dataset, lease.job_id).as_ref()).ok()??;
+        let (head, _) = record::decode_job(&value).ok()?;
+        RunOfJob::read(lease.queue, head.parameters, &part.partition.source_id, &part.partition.destination_id)
+    }
+
+    fn finish_all(
+        &self,
+        leases: Vec<(Lease, u64)>,
+        outcome: impl Fn() -> Outcome,
+        run: impl Fn(Lease) -> Option<RunOfJob>,
+    ) -> Result<(), JobsDbError> {
         if leases.is_empty() {
             return Ok(());
         }
         let mut tx = Tx::new(Durability::Lazy);
         for (lease, _) in leases {
-            tx.finish(lease, outcome());
+            tx.finish_of_run(lease, outcome(), run(lease));
         }
         let permits = super::block_on(self.permits(&tx))??;
         let (verdict, receiver) = tokio::sync::oneshot::channel();

@@ -26,6 +26,12 @@ pub(super) struct Parts {
     pub batch_board: Arc<batch_router::Board>,
     /// The addresses that the ingest port got.
     pub gateway_addresses: Arc<OnceLock<Vec<std::net::SocketAddr>>>,
+    /// Sockets that the service manager passed.
+    pub inherited: gateway::Inherited,
+    /// The way to the own ingest port.
+    pub own_port: gateway::OwnPort,
+    /// The internal tree, for the admin listener.
+    pub internal: gateway::InternalApi,
 }
 
 /// Events become jobs.
@@ -95,6 +101,7 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
                 settings: parts.settings.clone(),
                 clock: parts.clock.clone(),
                 about: about(&parts.settings.load()),
+                internal: parts.internal.clone(),
             };
             gateway::serve(listeners, deps, stop).await.map_err(|error| Ended::of(&error))
         })
@@ -116,10 +123,13 @@ fn about(settings: &settings::Settings) -> gateway::About {
 
 /// Opens the ingest port and notes the addresses that it got.
 pub(super) async fn open_ingest_port(parts: &Parts) -> Result<gateway::Listeners, NodeError> {
-    let listeners =
-        gateway::bind(&parts.settings.load()).await.map_err(|error| NodeError::Listen(Ended::of(&error).reason))?;
+    let listeners = gateway::bind(&parts.settings.load(), &parts.inherited).await.map_err(|error| {
+        let reason = Ended::of(&error).reason;
+        if error.needs_human() { NodeError::ListenerSettings(reason) } else { NodeError::Listen(reason) }
+    })?;
     // A second set keeps the first: a restart binds the same addresses.
     parts.gateway_addresses.get_or_init(|| listeners.addresses().to_vec());
+    parts.own_port.is_at(&listeners);
     Ok(listeners)
 }
 
@@ -128,7 +138,9 @@ async fn bind_again(parts: &Parts) -> Result<gateway::Listeners, Ended> {
     if let Some(addresses) = parts.gateway_addresses.get() {
         settings.gateway.listen.clone_from(addresses);
     }
-    gateway::bind(&settings).await.map_err(|error| Ended::of(&error))
+    let listeners = gateway::bind(&settings, &parts.inherited).await.map_err(|error| Ended::of(&error))?;
+    parts.own_port.is_at(&listeners);
+    Ok(listeners)
 }
 
 /// The admin API. The first start uses the listeners that are bound already.

@@ -42,7 +42,7 @@ use crate::settings::{Live, Loaded, Profile, Settings, Sources};
 use crate::storage::{Storage, StorageError};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Logs, LogsError};
-use crate::{batch_router, router};
+use crate::{batch_router, gateway, router};
 
 use components::Parts;
 use reload::Reloader;
@@ -77,6 +77,9 @@ pub enum NodeError {
     /// The ingest port cannot be opened.
     #[error("cannot open the ingest port: {0}")]
     Listen(String),
+    /// The ingest port cannot be opened as the settings say.
+    #[error("cannot open the ingest port: {0}")]
+    ListenerSettings(String),
     /// A file of the data directory cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     File {
@@ -99,7 +102,9 @@ impl NodeError {
         match self {
             NodeError::Store(error) if error.needs_human() => 78,
             NodeError::Admin(error) if error.needs_human() => 78,
-            NodeError::Configuration(StartError::Hosted(_)) | NodeError::Logs(LogsError::Journal(_)) => 78,
+            NodeError::ListenerSettings(_)
+            | NodeError::Configuration(StartError::Hosted(_))
+            | NodeError::Logs(LogsError::Journal(_)) => 78,
             NodeError::Configuration(_) | NodeError::Store(_) | NodeError::StoreFailed(_) => 75,
             NodeError::Runtime(_)
             | NodeError::Logs(_)
@@ -116,6 +121,8 @@ impl NodeError {
 pub struct Started {
     /// The addresses of the ingest port.
     pub gateway: Vec<SocketAddr>,
+    /// Whether these speak TLS.
+    pub is_tls: bool,
     /// The address of the admin API, when it listens on TCP.
     pub admin: Option<SocketAddr>,
     /// The path of the admin socket.
@@ -133,6 +140,8 @@ pub struct Started {
 /// # Errors
 /// See [`NodeError`].
 pub fn run(sources: Sources, loaded: Loaded, on_started: impl FnOnce(&Started)) -> Result<(), NodeError> {
+    // Before there is another thread: it ends the environment variables that announce the sockets.
+    let inherited = gateway::Inherited::take().map_err(|problem| NodeError::Listen(problem.to_string()))?;
     let warnings = process::prepare();
     let logs = logs::init(&loaded.settings.log)?;
     process::tell(&warnings);
@@ -140,7 +149,7 @@ pub fn run(sources: Sources, loaded: Loaded, on_started: impl FnOnce(&Started)) 
         warn!("{warning}");
     }
     let runtime = build_runtime(&loaded.settings)?;
-    let ended = runtime.block_on(live(sources, loaded, logs, on_started));
+    let ended = runtime.block_on(live(sources, loaded, logs, inherited, on_started));
     runtime.shutdown_background();
     ended
 }
@@ -167,6 +176,7 @@ async fn live(
     sources: Sources,
     loaded: Loaded,
     logs: Logs,
+    inherited: gateway::Inherited,
     on_started: impl FnOnce(&Started),
 ) -> Result<(), NodeError> {
     let stop = signals::stop_signal().map_err(NodeError::Runtime)?;
@@ -208,6 +218,9 @@ async fn live(
         router_board: Arc::new(router::Board::default()),
         batch_board: Arc::new(batch_router::Board::default()),
         gateway_addresses: Arc::new(OnceLock::new()),
+        inherited,
+        own_port: gateway::OwnPort::default(),
+        internal: gateway::InternalApi::default(),
     };
     let (reloads, mut reload_requests) = mpsc::channel(1);
     let drain_bound = live.load().gateway.graceful_shutdown_timeout;
@@ -270,6 +283,8 @@ async fn serve(
         router_board: Arc::clone(&parts.router_board),
         batch_board: Arc::clone(&parts.batch_board),
         gateway_addresses: Arc::clone(&parts.gateway_addresses),
+        own_port: parts.own_port.clone(),
+        internal: parts.internal.clone(),
         reloads,
     };
     running.keep(Step::Admin, Supervised::start(components::admin(admin_deps, admin_listeners), watch.clone()));
@@ -295,6 +310,7 @@ async fn serve(
         switched_off(watch, "router", "enableRouter is false; events wait for delivery");
     }
     let listeners = components::open_ingest_port(parts).await?;
+    let is_tls = listeners.is_tls();
     running.keep(Step::Gateway, Supervised::start(components::gateway(parts, listeners), watch.clone()));
 
     let gateway = parts.gateway_addresses.get().cloned().unwrap_or_default();
@@ -302,15 +318,14 @@ async fn serve(
         .map_err(|source| NodeError::File { path: parts.data_dir.join("tmp/addresses.json"), source })?;
     let probing = CancellationToken::new();
     let _stop_probing = probing.clone().drop_guard();
-    if let Some(&first) = gateway.first() {
-        tokio::spawn(progress::watch(parts.jobs.clone(), first, Arc::clone(&running.vitals), probing));
-    }
+    tokio::spawn(progress::watch(parts.jobs.clone(), parts.own_port.clone(), Arc::clone(&running.vitals), probing));
     let summary = format!("accepting events on {}", list(&gateway));
     running.vitals.enter(Phase::Running);
     systemd::ready(&summary);
     info!(gateway = %list(&gateway), admin_socket = %admin_socket.display(), "accepting events");
     on_started(&Started {
         gateway,
+        is_tls,
         admin: admin_address,
         admin_socket,
         data_dir: parts.data_dir.clone(),
@@ -475,6 +490,7 @@ mod tests {
             (NodeError::Admin(AdminError::NotLoopback { address: "0.0.0.0:1".parse().unwrap() }), 78),
             (NodeError::Admin(AdminError::SocketInUse { path: PathBuf::from("/s") }), 1),
             (NodeError::Listen("in use".to_owned()), 1),
+            (NodeError::ListenerSettings("no key".to_owned()), 78),
             (NodeError::StopTooLong, 1),
         ] {
             assert_eq!(error.exit_code(), code, "{error}");

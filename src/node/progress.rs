@@ -4,17 +4,16 @@
 //! an idle disk stays quiet; and one `/health` request on loopback. Only a probe that succeeds feeds the
 //! service manager's watchdog (appliance.md 1, security.md 12).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{events, systemd};
-use crate::admin::{Vitals, reachable};
+use crate::admin::Vitals;
+use crate::gateway::OwnPort;
 use crate::jobsdb::{Durability, JobsDb, JobsDbError, Tx};
 
 /// Time between two probes.
@@ -23,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Probes until `stop`.
-pub(super) async fn watch(jobs: JobsDb, gateway: SocketAddr, vitals: Arc<Vitals>, stop: CancellationToken) {
+pub(super) async fn watch(jobs: JobsDb, gateway: OwnPort, vitals: Arc<Vitals>, stop: CancellationToken) {
     let watchdog = systemd::watchdog();
     let mut ticks = interval(watchdog.map_or(INTERVAL, |every| INTERVAL.min(every / 3)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -35,7 +34,7 @@ pub(super) async fn watch(jobs: JobsDb, gateway: SocketAddr, vitals: Arc<Vitals>
         let began = Instant::now();
         let probed = tokio::select! {
             () = stop.cancelled() => return,
-            probed = probe(&jobs, gateway) => probed,
+            probed = probe(&jobs, &gateway) => probed,
         };
         match probed {
             Ok(()) => {
@@ -52,23 +51,23 @@ pub(super) async fn watch(jobs: JobsDb, gateway: SocketAddr, vitals: Arc<Vitals>
     }
 }
 
-async fn probe(jobs: &JobsDb, gateway: SocketAddr) -> Result<(), &'static str> {
+async fn probe(jobs: &JobsDb, gateway: &OwnPort) -> Result<(), &'static str> {
     match timeout(PATIENCE, jobs.commit(Tx::new(Durability::Lazy))).await {
         // A committer without room is busy, not stalled: it answered.
         Ok(Ok(_) | Err(JobsDbError::Unavailable(_))) => {}
         Ok(Err(_)) | Err(_) => return Err("storage: no commit"),
     }
-    match timeout(PATIENCE, ask_health(reachable(gateway))).await {
+    match timeout(PATIENCE, ask_health(gateway)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err("the ingest listener does not answer"),
     }
 }
 
 /// Any answer will do, 503 included: the listener is at work.
-async fn ask_health(gateway: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(gateway).await?;
-    let request = format!("GET /health HTTP/1.1\r\nHost: {gateway}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+async fn ask_health(gateway: &OwnPort) -> std::io::Result<()> {
+    let mut stream = gateway.connect().await?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    stream.flush().await?;
     let mut head = [0_u8; 5];
     stream.read_exact(&mut head).await?;
     // Read to the end, so that the listener sees an orderly close.

@@ -6,6 +6,7 @@
 //! than that go ahead of its end, so that a crash in between repeats them and loses nothing.
 
 use super::dedup::Claims;
+use super::run_tally::RunTally;
 use crate::jobsdb::{Durability, EncodedJob, Lease, Outcome, Queue, Tx};
 
 /// Transactions in the order in which they must be committed.
@@ -50,7 +51,13 @@ impl Handover {
     }
 
     /// Adds a gateway job: what it became, and its end. Returns the bytes added.
-    pub(super) fn add(&mut self, lease: Lease, outputs: &mut Vec<(Queue, EncodedJob)>, ids: Option<MessageIds>) -> u64 {
+    pub(super) fn add(
+        &mut self,
+        lease: Lease,
+        outputs: &mut Vec<(Queue, EncodedJob)>,
+        ids: Option<MessageIds>,
+        run: RunTally,
+    ) -> u64 {
         let bytes: u64 = outputs.iter().map(|(_, job)| job.stored_bytes() as u64).sum();
         self.make_room(bytes);
         for (queue, job) in outputs.drain(..) {
@@ -59,7 +66,8 @@ impl Handover {
             self.open.bytes += size;
             self.open.tx.append(queue, job);
         }
-        self.open.tx.finish(lease, Outcome::Succeeded);
+        let of_run = run.put(&mut self.open.tx);
+        self.open.tx.finish_of_run(lease, Outcome::Succeeded, of_run);
         self.open.leases.push(lease);
         if let Some(MessageIds { claims, expiry_ms }) = ids {
             for key in claims.keys() {

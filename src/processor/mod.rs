@@ -28,6 +28,7 @@ mod metadata;
 mod parameters;
 pub mod pipeline;
 mod route;
+mod run_tally;
 pub mod timefields;
 pub mod transform_at;
 mod user_transform;

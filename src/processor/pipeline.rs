@@ -17,7 +17,9 @@ mod transformed;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use uuid::Uuid;
 
 use super::ProcessorError;
@@ -31,17 +33,22 @@ use super::filter::Verdict;
 use super::metadata;
 use super::parameters::{self, EventFacts, Failure, message_id};
 use super::route::{Route, SourceRoutes};
+use super::run_tally::RunTally;
 use super::timefields;
 use super::transform_at::TransformAt;
 use super::user_transform::{Gathered, Held, STAGE};
 use crate::backend_config::Snapshot;
 use crate::destination::{Message, Output, may_hold_key};
-use crate::jobsdb::{Job, NewJob, Queue};
+use crate::jobsdb::{CancelledRuns, Job, NewJob, Queue};
 use crate::settings::Settings;
 use crate::transform::Event;
 
 /// The `customVal` of gateway and archive jobs.
 const GATEWAY: &str = "GW";
+
+/// In a job's parameters: a mark that the gateway sets, and that the job is of no run.
+static MARK: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"is_"));
+static NO_RUN: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"source_job_run_id\":\"\""));
 
 /// Takes the jobs that leave the processor.
 pub type Emit<'e> = dyn FnMut(Queue, &NewJob<'_>) + 'e;
@@ -60,6 +67,11 @@ pub struct Pipeline<'a> {
     pub(super) duplicates: Option<Duplicates<'a>>,
     /// Events that wait for their user transformation.
     pub(super) gathered: Gathered,
+    /// What gateway jobs count for whose events wait, or that come behind such jobs, by job.
+    waiting_runs: HashMap<u64, RunTally>,
+    cancelled_runs: CancelledRuns,
+    /// What the events of the last gateway job count for.
+    run: RunTally,
     buffers: Buffers,
     pub(super) counts: Counts,
 }
@@ -97,6 +109,9 @@ impl<'a> Pipeline<'a> {
             sources: HashMap::new(),
             duplicates,
             gathered: Gathered::default(),
+            waiting_runs: HashMap::new(),
+            cancelled_runs: CancelledRuns::default(),
+            run: RunTally::default(),
             buffers: Buffers::default(),
             counts: Counts::default(),
         }
@@ -106,6 +121,28 @@ impl<'a> Pipeline<'a> {
     pub(super) fn with_sources(mut self, sources: Sources) -> Pipeline<'a> {
         self.sources = sources;
         self
+    }
+
+    /// The same with runs whose events are given up, besides those that the settings name.
+    pub(super) fn with_cancelled_runs(mut self, runs: CancelledRuns) -> Pipeline<'a> {
+        self.cancelled_runs = runs;
+        self
+    }
+
+    /// What the gateway job that was run last counts for.
+    pub(super) fn take_run(&mut self) -> RunTally {
+        std::mem::take(&mut self.run)
+    }
+
+    /// The job that was run last waits for transformations, of its own or of jobs before it.
+    pub(super) fn hold_run(&mut self, job_id: u64) {
+        let run = self.take_run();
+        self.waiting_runs.insert(job_id, run);
+    }
+
+    /// What a job that waited counts for.
+    pub(super) fn take_held_run(&mut self, job_id: u64) -> RunTally {
+        self.waiting_runs.remove(&job_id).unwrap_or_default()
     }
 
     /// What the read counted, and the sources for the next one.
@@ -157,6 +194,7 @@ impl<'a> Pipeline<'a> {
             Ok(done) => done,
             Err(_panic) => {
                 restart(output);
+                self.run.restart();
                 self.gathered.forget(job.id);
                 self.give_up(job, &mut |queue, new| emit(output, queue, new));
                 Ok(())
@@ -186,17 +224,41 @@ impl<'a> Pipeline<'a> {
         self.counts.lost(job.id);
     }
 
+    /// Counts the events of a job of which nothing can come, without a look at them.
+    fn skip(&mut self, job: &Job) -> bool {
+        let Pipeline { snapshot, settings, sources, duplicates: None, counts, .. } = self else { return false };
+        // A mark of the gateway decides under which name the event is filtered, and runs are counted one by one.
+        if MARK.find(&job.parameters).is_some() || NO_RUN.find(&job.parameters).is_none() {
+            return false;
+        }
+        let source = source_of(sources, &job.partition.source_id, snapshot, settings);
+        if !source.is_some_and(SourceRoutes::lead_nowhere) {
+            return false;
+        }
+        counts.jobs += 1;
+        counts.received(job.created_us.div_euclid(1_000));
+        for _ in 0..job.event_count {
+            counts.events += 1;
+            counts.filtered("destination_filter");
+        }
+        true
+    }
+
     /// Sends one gateway job through all stages.
     ///
     /// # Errors
     /// [`ProcessorError::Parameters`] when the job's parameters are no JSON: the partition stops there.
     pub fn run(&mut self, job: &Job, emit: &mut Emit<'_>) -> Result<(), ProcessorError> {
+        if self.skip(job) {
+            return Ok(());
+        }
         let parameters = JobParameters::parse(&job.parameters).map_err(|error| ProcessorError::Parameters {
             job_id: job.id,
             source_id: job.partition.source_id.clone(),
             problem: error.to_string(),
         })?;
         self.counts.jobs += 1;
+        self.run = RunTally::of(&parameters);
         let Stored { events, request_ip, received } = match explode(&job.payload) {
             Ok(stored) => stored,
             Err(problem) => {
@@ -205,7 +267,19 @@ impl<'a> Pipeline<'a> {
             }
         };
         self.counts.received(received.as_ms());
-        let Pipeline { snapshot, settings, now, sources, duplicates, gathered, buffers, counts } = self;
+        let Pipeline {
+            snapshot,
+            settings,
+            now,
+            sources,
+            duplicates,
+            gathered,
+            cancelled_runs,
+            run,
+            buffers,
+            counts,
+            waiting_runs: _,
+        } = self;
         let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings) else {
             counts.unknown_source(&parameters.source_id, events.len());
             return Ok(());
@@ -256,7 +330,8 @@ impl<'a> Pipeline<'a> {
                 received_at: received.text(),
             };
             let is_drained = !parameters.source_job_run_id.is_empty()
-                && settings.processor.drained_job_runs.iter().any(|run| *run == parameters.source_job_run_id);
+                && (settings.processor.drained_job_runs.iter().any(|listed| *listed == parameters.source_job_run_id)
+                    || cancelled_runs.contains(&parameters.source_job_run_id));
             for (place, route) in source.routes.iter().enumerate().filter(|(_, route)| is_wanted(route)) {
                 match &route.transformer {
                     None => {}
@@ -273,14 +348,31 @@ impl<'a> Pipeline<'a> {
                     Some(Err(refusal)) => {
                         let error = Cow::Owned(refusal.error.clone());
                         let failed = Failed { stage: STAGE, status: refusal.status, error };
-                        passing.dead_letter(route, &failed, now, buffers, counts, emit);
+                        let destination = &route.candidate.destination;
+                        run.failed(&destination.id, &facts.record_id, failed.status);
+                        passing.dead_letter(route, &failed, now, buffers, emit);
+                        counts.failed(&destination.definition.name, STAGE, failed.status, &failed.error);
                         continue;
                     }
                 }
                 match isolated(|| passing.outputs(route, is_drained)) {
-                    Ok(Some(outputs)) => passing.deliver(route, &outputs, buffers, counts, emit),
-                    Ok(None) => counts.filtered("event_filter"),
-                    Err(failed) => passing.dead_letter(route, &failed, now, buffers, counts, emit),
+                    Ok(Some(outputs)) => {
+                        run.stored(&route.candidate.destination.id, outputs.len() as u64);
+                        passing.deliver(route, &outputs, buffers, counts, emit);
+                    }
+                    Ok(None) => {
+                        run.filtered(&route.candidate.destination.id);
+                        counts.filtered("event_filter");
+                    }
+                    Err(failed) => {
+                        run.failed(&route.candidate.destination.id, &facts.record_id, failed.status);
+                        // What the operator gave up is not kept (jobsdb.md 8.1).
+                        if !is_drained {
+                            passing.dead_letter(route, &failed, now, buffers, emit);
+                        }
+                        let kind = &route.candidate.destination.definition.name;
+                        counts.failed(kind, failed.stage, failed.status, &failed.error);
+                    }
                 }
             }
         }
@@ -362,15 +454,7 @@ impl Passing<'_, '_> {
     }
 
     /// Keeps the event as it was before the transformation, for the operator.
-    fn dead_letter(
-        &self,
-        route: &Route,
-        failed: &Failed,
-        now: &str,
-        buffers: &mut Buffers,
-        counts: &mut Counts,
-        emit: &mut Emit<'_>,
-    ) {
+    fn dead_letter(&self, route: &Route, failed: &Failed, now: &str, buffers: &mut Buffers, emit: &mut Emit<'_>) {
         let destination = &route.candidate.destination;
         let failure = Failure {
             stage: failed.stage,
@@ -392,7 +476,6 @@ impl Passing<'_, '_> {
         self.event.write(&mut buffers.copy);
         let payload: [&[u8]; 3] = [b"[", &buffers.copy, b"]"];
         self.emit_job(route, Queue::ProcError, &buffers.parameters, &payload, emit);
-        counts.failed(&destination.definition.name, failed.stage, failed.status, &failed.error);
     }
 
     fn emit_job(&self, route: &Route, queue: Queue, parameters: &[u8], payload: &[&[u8]], emit: &mut Emit<'_>) {

@@ -58,6 +58,13 @@ impl SourceRoutes {
     }
 }
 
+impl SourceRoutes {
+    /// Whether nothing can come of this source's events, whatever is in them.
+    pub(super) fn lead_nowhere(&self) -> bool {
+        self.routes.is_empty() && !self.has_archive
+    }
+}
+
 impl Route {
     fn new(source: &Source, candidate: Candidate, workspace: &Workspace, settings: &Settings) -> Route {
         let destination = &candidate.destination;

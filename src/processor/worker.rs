@@ -319,7 +319,9 @@ impl Read {
 
         let sources = self.known.lock().take(&self.snapshot, &self.settings);
         let now = Moment::utc(now).to_text();
-        let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates).with_sources(sources);
+        let mut pipeline = Pipeline::new(&self.snapshot, &self.settings, now, duplicates)
+            .with_sources(sources)
+            .with_cancelled_runs(self.jobs.cancelled_runs());
         let mut handover = Handover::new(self.settings.storage.max_tx_bytes);
         let mut outputs: Vec<(Queue, EncodedJob)> = Vec::new();
         let mut output_bytes = 0;
@@ -334,12 +336,13 @@ impl Read {
             let ids = pipeline.duplicates.as_mut().map(|found| MessageIds { claims: found.take_claims(), expiry_ms });
             handed_over += 1;
             if pipeline.gathered.is_empty() {
-                let bytes = handover.add(job.lease, &mut outputs, ids);
+                let bytes = handover.add(job.lease, &mut outputs, ids, pipeline.take_run());
                 pipeline.counts.stored_bytes(bytes);
                 output_bytes += bytes;
             } else {
                 // Behind a job that waits for its transformation, so that jobs end in their order.
                 output_bytes += outputs.iter().map(|(_, output)| output.stored_bytes() as u64).sum::<u64>();
+                pipeline.hold_run(job.id);
                 waiting.push(Waits { job, outputs: std::mem::take(&mut outputs), ids });
             }
             if output_bytes + pipeline.gathered.bytes() as u64 > MOST_OUTPUT_BYTES {
@@ -361,7 +364,8 @@ impl Read {
                 });
             }
             for mut waits in waiting {
-                let bytes = handover.add(waits.job.lease, &mut waits.outputs, waits.ids);
+                let run = pipeline.take_held_run(waits.job.id);
+                let bytes = handover.add(waits.job.lease, &mut waits.outputs, waits.ids, run);
                 pipeline.counts.stored_bytes(bytes);
             }
         }

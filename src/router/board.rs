@@ -1,11 +1,10 @@
-//! What operators see of deliveries and what they order (router.md 7.8, 8.1).
+//! What operators see of deliveries and what they order (router.md 7.8).
 //!
-//! Out: live figures per destination, through [`Board::snapshot`]. In: pauses of destinations and cancelled job
-//! runs; both are records of the store ([`Namespace::Drain`], keys `pause/<destination id>` and `run/<run id>`), so
-//! they survive restarts. A record that another part of the node writes is seen within ten seconds.
+//! Out: live figures per destination, through [`Board::snapshot`]. In: pauses of destinations, which are records of
+//! the store ([`Namespace::Drain`], keys `pause/<destination id>`), so they survive restarts. A record that another
+//! part of the node writes is seen within ten seconds.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -19,11 +18,8 @@ use crate::jobsdb::{Durability, JobsDb, JobsDbError, Namespace, Tx};
 const DESTINATIONS: usize = 10_000;
 /// Bytes of an error text that are shown.
 const SHOWN_BYTES: usize = 1_024;
-/// Cancelled runs are forgotten after this time.
-const RUN_AGE: Duration = Duration::from_secs(24 * 3_600);
 
 const PAUSE_PREFIX: &str = "pause/";
-const RUN_PREFIX: &str = "run/";
 
 /// Whether a destination is delivered to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -91,18 +87,10 @@ pub struct DestinationState {
 #[derive(Debug, Default)]
 struct Orders {
     pauses: HashMap<String, Pause>,
-    /// Run id to the time of the order.
-    runs: HashMap<String, i64>,
 }
 
 /// Keys and values of the store.
 type Records = Vec<(Vec<u8>, Vec<u8>)>;
-
-#[derive(Deserialize, Serialize)]
-struct RunRecord {
-    #[serde(default)]
-    since_ms: i64,
-}
 
 /// Live figures and orders. Made once by the node, shared by the router and the admin API.
 #[derive(Debug)]
@@ -119,9 +107,8 @@ impl Default for Board {
 }
 
 impl Orders {
-    /// Reads the records of pauses and runs; besides the orders that hold, the keys of records to remove.
-    fn read(pauses: Records, runs: Records, now_ms: i64) -> (Orders, Vec<Vec<u8>>) {
-        let age = i64::try_from(RUN_AGE.as_millis()).unwrap_or(i64::MAX);
+    /// Reads the records of pauses; besides those that hold, the keys of records to remove.
+    fn read(pauses: Records, now_ms: i64) -> (Orders, Vec<Vec<u8>>) {
         let mut orders = Orders::default();
         let mut over = Vec::new();
         for (key, value) in pauses {
@@ -132,16 +119,6 @@ impl Orders {
                 }
                 Some(_) => {}
                 None => over.push(key),
-            }
-        }
-        for (key, value) in runs {
-            let since_ms = serde_json::from_slice::<RunRecord>(&value).map_or(0, |record| record.since_ms);
-            match name_after(&key, RUN_PREFIX) {
-                // A record without a time is kept: its writer removes it.
-                Some(id) if since_ms == 0 || since_ms.saturating_add(age) > now_ms => {
-                    orders.runs.insert(id, since_ms);
-                }
-                _ => over.push(key),
             }
         }
         (orders, over)
@@ -194,26 +171,10 @@ impl Board {
         Ok(())
     }
 
-    /// Gives up the jobs of a run. Durable when it returns; forgotten after a day.
-    ///
-    /// # Errors
-    /// The store did not take the order; it does not hold.
-    pub async fn cancel_run(&self, jobs: &JobsDb, clock: &Clock, run_id: &str) -> Result<(), JobsDbError> {
-        let since_ms = clock.now_ms();
-        put(jobs, format!("{RUN_PREFIX}{run_id}"), &RunRecord { since_ms }).await?;
-        self.change(|orders| orders.runs.insert(run_id.to_owned(), since_ms));
-        Ok(())
-    }
-
     /// The pause of the destination that holds at `now_ms`.
     pub fn pause_of(&self, destination_id: &str, now_ms: i64) -> Option<Pause> {
         let pause = self.orders.read().pauses.get(destination_id).copied();
         pause.filter(|pause| pause.until_ms.is_none_or(|until| until > now_ms))
-    }
-
-    /// Whether the run is cancelled.
-    pub fn is_cancelled(&self, run_id: &str) -> bool {
-        !run_id.is_empty() && self.orders.read().runs.contains_key(run_id)
     }
 
     /// Follows changes of orders.
@@ -221,18 +182,15 @@ impl Board {
         self.changes.subscribe()
     }
 
-    /// Reads the orders from the store. Forgotten runs are removed from it; a pause that is over stays there until
-    /// the destination is paused or resumed again, so that removing it never meets a new one.
+    /// Reads the orders from the store. A pause that is over stays there until the destination is paused or resumed
+    /// again, so that removing it never meets a new one.
     pub(super) async fn reload(&self, jobs: &JobsDb, now_ms: i64) -> Result<(), JobsDbError> {
         let over = loop {
             let changes = *self.changes.borrow();
             let reader = jobs.clone();
-            let scanned = tokio::task::spawn_blocking(move || {
-                let pauses = reader.scan(Namespace::Drain, PAUSE_PREFIX.as_bytes())?;
-                Ok::<_, JobsDbError>((pauses, reader.scan(Namespace::Drain, RUN_PREFIX.as_bytes())?))
-            });
-            let (pauses, runs) = scanned.await.map_err(|error| JobsDbError::Failed(error.to_string()))??;
-            let (orders, over) = Orders::read(pauses, runs, now_ms);
+            let scanned = tokio::task::spawn_blocking(move || reader.scan(Namespace::Drain, PAUSE_PREFIX.as_bytes()));
+            let pauses = scanned.await.map_err(|error| JobsDbError::Failed(error.to_string()))??;
+            let (orders, over) = Orders::read(pauses, now_ms);
             if self.adopt(orders, changes) {
                 break over;
             }
@@ -268,7 +226,7 @@ impl Board {
         if *self.changes.borrow() != changes {
             return false;
         }
-        let differs = known.pauses != orders.pauses || known.runs != orders.runs;
+        let differs = known.pauses != orders.pauses;
         *known = orders;
         if differs {
             self.tell();

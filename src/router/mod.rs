@@ -86,7 +86,7 @@ pub enum RouterError {
         source: JobsDbError,
     },
     /// The orders of the operator cannot be read.
-    #[error("pauses and cancelled runs cannot be read: {0}; restart the node")]
+    #[error("pauses of destinations cannot be read: {0}; restart the node")]
     Orders(#[source] JobsDbError),
     /// A fault of the program.
     #[error("the loop of a destination ended unexpectedly: {0}; restart the node")]
@@ -131,7 +131,7 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), RouterError>
         if last_orders.elapsed() >= ORDERS {
             last_orders = Instant::now();
             if let Err(error) = board.reload(&jobs, clock.now_ms()).await {
-                tracing::warn!(%error, "pauses and cancelled runs could not be read again; the known ones hold");
+                tracing::warn!(%error, "pauses of destinations could not be read again; the known ones hold");
             }
         }
         tokio::select! {

@@ -4,16 +4,13 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use super::backoff;
 use super::drain::{DRAIN_CODE, Reason};
 use super::error_response::{Attempt, ErrorAt, Previous, after_attempt, after_drain, first_attempted_at};
-use super::response::cut;
 use super::retry_limit::{LastAttempt, Limit, reached_at_ms};
 use super::status_table::{DELIVERED_WITH_WARNING, Verdict, is_success, stored_code, verdict};
-use crate::jobsdb::{EncodedJob, Job, JobsDb, NewJob, Queue, Status};
+use crate::jobsdb::{DeadLetter, EncodedJob, Job, JobsDb, Status};
 use crate::settings::RouterTypeSettings;
 
 /// What the router reads from a job's parameters.
@@ -180,53 +177,20 @@ pub fn status_after_drain(before: &Before<'_>, reason: Reason, now_ms: i64) -> S
     }
 }
 
-/// Parameters that a dead letter takes over from its job.
-const TAKEN_OVER: [&str; 10] = [
-    "source_id",
-    "destination_id",
-    "source_job_run_id",
-    "source_task_run_id",
-    "record_id",
-    "connection_id",
-    "message_id",
-    "event_name",
-    "event_type",
-    "transform_at",
-];
-
 /// The dead letter of an aborted job.
 pub fn dead_letter(jobs: &JobsDb, job: &Job, status: &Status, error: &str) -> EncodedJob {
-    let parameters = dead_letter_parameters(&job.parameters, status, error);
-    let letter = NewJob {
-        uuid: Uuid::new_v4(),
-        workspace_id: &job.partition.workspace_id,
-        custom_val: &job.partition.custom_val,
-        source_id: &job.partition.source_id,
-        destination_id: &job.partition.destination_id,
+    jobs.encode_dead_letter(&DeadLetter {
+        partition: &job.partition,
         user_id: &job.user_id,
-        parameters: &parameters,
-        payload: &[&job.payload],
+        parameters: &job.parameters,
+        payload: &job.payload,
         event_count: job.event_count,
-    };
-    jobs.encode(Queue::ProcError, &letter)
-}
-
-fn dead_letter_parameters(parameters: &[u8], status: &Status, error: &str) -> Vec<u8> {
-    let mut of_job: Map<String, Value> = serde_json::from_slice(parameters).unwrap_or_default();
-    let mut letter = Map::new();
-    for name in TAKEN_OVER {
-        if let Some(value) = of_job.remove(name) {
-            letter.insert(name.to_owned(), value);
-        }
-    }
-    letter.insert("stage".to_owned(), Value::from("router"));
-    letter.insert("status_code".to_owned(), Value::from(status.error_code.parse::<i64>().unwrap_or_default()));
-    letter.insert("error".to_owned(), Value::from(cut(error)));
-    letter.insert("attempt".to_owned(), Value::from(status.attempt));
-    if let Some(first) = Previous::read(&status.error_response).first_attempted_at() {
-        letter.insert("first_attempted_at".to_owned(), Value::from(first));
-    }
-    serde_json::to_vec(&letter).unwrap_or_else(|_| b"{}".to_vec())
+        stage: "router",
+        status_code: status.error_code.parse().unwrap_or_default(),
+        error,
+        attempt: status.attempt,
+        first_attempted_at: Previous::read(&status.error_response).first_attempted_at(),
+    })
 }
 
 #[cfg(test)]
@@ -260,16 +224,5 @@ mod tests {
         assert!(facts.untransformed && facts.job_run_id.is_empty());
         assert_eq!((facts.event_type.as_str(), facts.received_ms), ("track", Some(now().as_millisecond())));
         assert!(JobFacts::read(b"[]").event_type.is_empty());
-    }
-
-    #[test]
-    fn a_dead_letter_says_what_happened() {
-        let before = Before { attempt: 7, error_response: br#"{"firstAttemptedAt":"x"}"# };
-        let status = status_after_drain(&before, Reason::RetryLimit, 5);
-        let parameters = br#"{"source_id":"s","record_id":{"a":1},"source_name":"left out"}"#;
-        assert_eq!(
-            String::from_utf8(dead_letter_parameters(parameters, &status, Reason::RetryLimit.text())).unwrap(),
-            r#"{"source_id":"s","record_id":{"a":1},"stage":"router","status_code":410,"error":"retry limit reached","attempt":7,"first_attempted_at":"x"}"#
-        );
     }
 }

@@ -20,7 +20,7 @@ use super::outcome::dead_letter;
 use super::shared::Shared;
 use super::status_table::{DELIVERED_WITH_WARNING, Verdict};
 use super::worker::Finished;
-use crate::jobsdb::{Durability, JobsDbError, Outcome, Tx};
+use crate::jobsdb::{Durability, JobsDbError, Outcome, Queue, RunOfJob, Tx};
 
 /// Rest after a small batch: results of a steady stream then share a transaction. Nobody waits for them but the
 /// barrier of a user that failed before.
@@ -81,7 +81,7 @@ async fn commit(shared: &Arc<Shared>, batch: &[Finished]) -> Result<(), JobsDbEr
     loop {
         let mut tx = Tx::new(Durability::Lazy);
         for finished in batch {
-            tx.finish(finished.held.job.lease, outcome(shared, finished));
+            tx.finish_of_run(finished.held.job.lease, outcome(shared, finished), run_of(finished));
         }
         match shared.jobs.commit(tx).await {
             Ok(receipt) => {
@@ -97,6 +97,15 @@ async fn commit(shared: &Arc<Shared>, batch: &[Finished]) -> Result<(), JobsDbEr
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What the job's end counts for; parameters of jobs without a run are not read again.
+fn run_of(finished: &Finished) -> Option<RunOfJob> {
+    let (held, job) = (&finished.held, &finished.held.job);
+    if held.facts.job_run_id.is_empty() {
+        return None;
+    }
+    RunOfJob::read(Queue::Rt, &job.parameters, &job.partition.source_id, &job.partition.destination_id)
 }
 
 fn outcome(shared: &Shared, finished: &Finished) -> Outcome {

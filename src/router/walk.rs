@@ -229,7 +229,7 @@ impl Partition {
             to_abort: settings.to_abort_destinations.iter().any(|listed| *listed == self.shared.id),
             run_cancelled: !run.is_empty()
                 && (settings.cancelled_job_runs.iter().any(|listed| listed == run)
-                    || self.common.board.is_cancelled(run)),
+                    || self.common.jobs.cancelled_runs().contains(run)),
         });
         if drained.is_some() {
             return drained;

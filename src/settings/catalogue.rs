@@ -84,13 +84,16 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
     [
         GENERAL,
         super::admin::KEYS,
+        super::admission::KEYS,
         super::backend_config::KEYS,
         super::batch_router::KEYS,
         super::gateway::KEYS,
         super::jobsdb::KEYS,
+        super::listener::KEYS,
         super::log::KEYS,
         super::processor::KEYS,
         super::router::KEYS,
+        super::runs::KEYS,
         super::storage::KEYS,
         super::transform::KEYS,
     ]

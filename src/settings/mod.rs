@@ -18,14 +18,17 @@ mod no_effect;
 mod raw;
 
 mod admin;
+mod admission;
 mod backend_config;
 mod batch_router;
 mod flag;
 mod gateway;
 mod jobsdb;
+mod listener;
 mod log;
 mod processor;
 mod router;
+mod runs;
 mod storage;
 mod transform;
 
@@ -35,6 +38,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub use admin::AdminSettings;
+pub use admission::{AdmissionSettings, RateLimit, SuppressionFeed};
 pub use backend_config::{BackendConfigSettings, HostedWorkspace, Token};
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
@@ -43,11 +47,13 @@ pub use elsewhere::{Elsewhere, ElsewhereError, VARIABLE_PREFIX};
 pub use flag::Flag;
 pub use gateway::GatewaySettings;
 pub use jobsdb::{JobsDbSettings, QueueSettings};
+pub use listener::{ListenerSettings, TlsFiles};
 pub use load::{Loaded, Sources, load};
 pub use log::{LogFormat, LogLevel, LogSettings};
 pub use processor::ProcessorSettings;
 pub use raw::{Origin, Raw, Reader, SettingsError};
 pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
+pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
 
@@ -58,6 +64,10 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The ingest listener and its limits.
     pub gateway: GatewaySettings,
+    /// How the ingest listener is reached.
+    pub listener: ListenerSettings,
+    /// Who may send how much.
+    pub admission: AdmissionSettings,
     /// The admin listener.
     pub admin: AdminSettings,
     /// Where the workspace comes from.
@@ -74,6 +84,8 @@ pub struct Settings {
     pub archival: ArchivalSettings,
     /// Queues and their retention.
     pub jobsdb: JobsDbSettings,
+    /// Runs of reverse-ETL sources.
+    pub runs: RunSettings,
     /// The store: memory, flushes, disk guard.
     pub storage: StorageSettings,
     /// Logs.
@@ -95,12 +107,15 @@ impl Settings {
             admin,
             data_dir: PathBuf::from(reader.text("dataDir")),
             gateway: GatewaySettings::read(&reader, storage.profile),
+            listener: ListenerSettings::read(&reader),
+            admission: AdmissionSettings::read(&reader, raw),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),
             batch_router: BatchRouterSettings::read(&reader, raw),
             archival: ArchivalSettings::read(&reader),
             jobsdb: JobsDbSettings::read(&reader, storage.profile),
+            runs: RunSettings::read(&reader),
             storage,
             log: log::read(&reader),
         };

@@ -136,7 +136,6 @@ pub(super) const NO_EFFECT: &[NoEffect] = &[
             "Gateway.dbBatchWriteTimeout",
             "Gateway.dbBatchWriteTimeoutInMS",
             "Gateway.CustomVal",
-            "Gateway.throttler.algorithm",
             "Gateway.webhookV2HandlerEnabled",
         ],
         "requests are gathered by the store's writer, without workers to tune",
@@ -144,8 +143,6 @@ pub(super) const NO_EFFECT: &[NoEffect] = &[
     told(
         &[
             "Gateway.leakyUploader.<X>",
-            "Gateway.internalBatchThrottleEvents",
-            "Gateway.internalBatchThrottleWindow",
             "BackendConfig.incrementalConfigUpdates",
             "BackendConfig.dbCacheWriteDebounce",
             "BackendConfig.Regulations.<X>",
@@ -164,12 +161,6 @@ pub(super) const NO_EFFECT: &[NoEffect] = &[
     ),
     told(
         &[
-            "Gateway.enableRateLimit",
-            "RateLimit.eventLimit",
-            "RateLimit.<X>.eventLimit",
-            "RateLimit.rateLimitWindow",
-            "RateLimit.<X>.rateLimitWindow",
-            "Gateway.enableSuppressUserFeature",
             "Gateway.internalEndpointsEnabled",
             "Gateway.requireDestinationIdHeader",
             "Gateway.webhook.maxBatchSize",
@@ -198,11 +189,7 @@ pub(super) const NO_EFFECT: &[NoEffect] = &[
             "MaxHeaderBytes",
             "GracefulShutdownTimeout",
             "WAREHOUSE_URL",
-            "SUPPRESS_USER_BACKEND_URL",
-            "Rsources.retention",
-            "Rsources.stats.cleanup.interval",
             "Rsources.failedRecordsInsertBatchSize",
-            "Router.failedKeysEnabled",
             "SourceDebugger.disableEventUploads",
             "DestinationDebugger.disableEventDeliveryStatusUploads",
             "TransformationDebugger.disableTransformationStatusUploads",

@@ -14,7 +14,6 @@ mod directory;
 mod disk;
 mod error;
 mod family;
-mod flusher;
 mod options;
 mod read;
 mod verify;
@@ -33,7 +32,6 @@ pub use directory::{FORMAT, FormatRecord, MIN_READER, is_data_directory};
 pub use disk::{Ballast, DiskSpace, free_space, limits_for};
 pub use error::StorageError;
 pub use family::Family;
-pub use flusher::{Acknowledge, Flush, Flusher};
 pub use read::Scan;
 pub use verify::{VerifyReport, verify};
 
@@ -196,7 +194,8 @@ impl Storage {
 
     /// Why the store accepts nothing any more, if so.
     pub fn poisoned(&self) -> Option<String> {
-        self.0.poison.lock().clone()
+        // Asked before every commit: no lock while all is well.
+        if self.0.is_poisoned.load(Ordering::Acquire) { self.0.poison.lock().clone() } else { None }
     }
 
     fn healthy(&self) -> Result<(), StorageError> {

@@ -1,6 +1,3 @@
-use std::sync::mpsc;
-use std::time::Duration;
-
 use super::*;
 use crate::settings::Settings;
 
@@ -52,41 +49,6 @@ fn the_salt_survives_and_a_batch_is_read_back() {
     let mut scan = storage.scan(Family::Jobs, b"a", b"b").unwrap();
     assert_eq!(scan.next_entry().unwrap(), Some((&b"a"[..], &b"1"[..])));
     assert_eq!(scan.next_entry().unwrap(), None);
-}
-
-#[test]
-fn one_flush_serves_everybody_who_waits() {
-    let folder = tempfile::tempdir().unwrap();
-    let storage = open(folder.path()).unwrap();
-    let flusher = Flusher::start(storage.clone(), Duration::from_millis(100)).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    let before = storage.flushes();
-    for round in 0..64_u32 {
-        let mut batch = storage.batch(64);
-        batch.put(Family::Jobs, &round.to_be_bytes(), b"x");
-        storage.write(batch).unwrap();
-        let sender = sender.clone();
-        flusher.request(Flush::Now(vec![Box::new(move |flushed| sender.send(flushed.is_ok()).unwrap())]));
-    }
-    for _ in 0..64 {
-        assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap());
-    }
-    assert!(storage.flushes() - before <= 64);
-    drop(flusher);
-}
-
-#[test]
-fn a_lazy_write_is_flushed_soon_and_an_idle_store_is_not() {
-    let folder = tempfile::tempdir().unwrap();
-    let storage = open(folder.path()).unwrap();
-    let flusher = Flusher::start(storage.clone(), Duration::from_millis(1)).unwrap();
-    let before = storage.flushes();
-    flusher.request(Flush::Soon);
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while storage.flushes() == before && std::time::Instant::now() < deadline {
-        std::thread::yield_now();
-    }
-    assert_eq!(storage.flushes() - before, 1);
 }
 
 #[test]

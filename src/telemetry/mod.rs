@@ -8,10 +8,18 @@ pub mod logs;
 
 mod events;
 mod once_per;
+mod tally;
 
 pub use once_per::{OncePer, may_log};
+pub use tally::Tally;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+/// Upper bounds of the buckets of every histogram: fine where durations in seconds lie, coarse for counts and bytes.
+const BUCKETS: [f64; 28] = [
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0,
+    100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 1e7,
+];
 
 /// The recorder behind every metric of the process.
 #[derive(Clone)]
@@ -25,7 +33,10 @@ impl Metrics {
         use std::sync::OnceLock;
         static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
         let handle = INSTALLED.get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
+            // Only an empty list is refused.
+            let builder = PrometheusBuilder::new();
+            let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or(builder);
+            let recorder = builder.build_recorder();
             let handle = recorder.handle();
             // A recorder that a test put in place first stays; ours then renders an empty page.
             if metrics::set_global_recorder(recorder).is_err() {
@@ -44,6 +55,7 @@ impl Metrics {
 
     /// Every metric as Prometheus text.
     pub fn render(&self) -> String {
+        tally::publish();
         self.handle.render()
     }
 }

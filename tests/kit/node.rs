@@ -3,7 +3,7 @@
 //! The node writes the addresses that it got to `<data>/tmp/addresses.json` once it listens; the kit waits for that
 //! file. Its output goes to a file, whose end is shown when the test fails.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -36,6 +36,7 @@ pub struct NodeBuilder {
     workspace: Option<Value>,
     settings: String,
     data: Option<PathBuf>,
+    passed: Option<TcpListener>,
 }
 
 /// A node and its place on disk. Killed when dropped.
@@ -43,6 +44,7 @@ pub struct Node {
     root: TempDir,
     data: PathBuf,
     has_workspace: bool,
+    passed: Option<TcpListener>,
     process: Option<Child>,
     address: SocketAddr,
 }
@@ -56,7 +58,7 @@ impl Default for NodeBuilder {
 impl NodeBuilder {
     /// A node with test settings on the embedded default workspace.
     pub fn new() -> NodeBuilder {
-        NodeBuilder { workspace: None, settings: TEST_SETTINGS.to_owned(), data: None }
+        NodeBuilder { workspace: None, settings: TEST_SETTINGS.to_owned(), data: None, passed: None }
     }
 
     /// The workspace file.
@@ -83,6 +85,12 @@ impl NodeBuilder {
         self
     }
 
+    /// A socket that the node is given as the service manager gives it.
+    pub fn passed_socket(mut self, socket: TcpListener) -> NodeBuilder {
+        self.passed = Some(socket);
+        self
+    }
+
     /// Lays the files out without starting anything.
     pub fn prepare(self) -> Node {
         let root = tempfile::Builder::new().prefix("pintle-test-").tempdir().expect("a temporary folder");
@@ -92,6 +100,7 @@ impl NodeBuilder {
             has_workspace: self.workspace.is_some(),
             root,
             data,
+            passed: self.passed,
             process: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
@@ -151,6 +160,14 @@ impl Node {
         std::fs::read_to_string(self.output_file()).unwrap_or_default()
     }
 
+    /// Memory that the process holds.
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self.process.as_ref().expect("the node runs").id();
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process is there");
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+        pages * 4096
+    }
+
     fn output_file(&self) -> PathBuf {
         self.root.path().join("output.log")
     }
@@ -196,7 +213,15 @@ impl Node {
             .append(true)
             .open(self.output_file())
             .expect("the output file can be opened");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pintle"));
+        let binary = env!("CARGO_BIN_EXE_pintle");
+        let mut command = match &self.passed {
+            None => Command::new(binary),
+            Some(_) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg("LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 </dev/null").arg(binary);
+                shell
+            }
+        };
         command
             .arg("run")
             .arg("--config")
@@ -212,7 +237,9 @@ impl Node {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .stdin(Stdio::null())
+            .stdin(self.passed.as_ref().map_or_else(Stdio::null, |socket| {
+                Stdio::from(std::os::fd::OwnedFd::from(socket.try_clone().expect("a socket can be shared")))
+            }))
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output);
         command.spawn().expect("the binary starts")

@@ -76,6 +76,15 @@ impl Workspace {
         self
     }
 
+    /// Sets members of the definition's config of a destination.
+    pub fn define(&mut self, id: &str, members: Value) {
+        let destination = self.destinations.iter_mut().find(|destination| destination["id"] == id);
+        let config = &mut destination.expect("the destination was added")["destinationDefinition"]["config"];
+        for (key, value) in members.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+    }
+
     /// The document.
     pub fn document(&self) -> Value {
         json!({

@@ -17,6 +17,8 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod abuse_http1;
+mod admission;
 mod backup;
 mod bad_input;
 mod configuration;
@@ -25,6 +27,8 @@ mod data_directory;
 mod disk_full;
 mod end_to_end;
 mod isolation;
+mod job_runs;
+mod listener;
 mod order;
 mod restart;
 mod sdk;

@@ -9,8 +9,17 @@ use crate::processor::events::Counts;
 use crate::processor::explode::JobParameters;
 use crate::processor::parameters::{self, EventFacts};
 use crate::processor::route::Route;
+use crate::processor::run_tally::RunTally;
 use crate::processor::user_transform::{Chunk, Held, Later, STAGE};
 use crate::transform::{Origin, Reply, Verdict};
+
+/// Where it is written down what became of an event.
+struct Books<'b> {
+    now: &'b str,
+    buffers: &'b mut Buffers,
+    counts: &'b mut Counts,
+    run: &'b mut RunTally,
+}
 
 impl Pipeline<'_> {
     /// Sends what a user transformation made of a chunk through the stages behind it. `emit` gets the place of the
@@ -44,7 +53,7 @@ impl Pipeline<'_> {
             };
             match result.verdict {
                 Verdict::Output(json) => self.go_on(chunk, at, fresh_id, &json, later, emit),
-                Verdict::Dropped => self.counts.filtered(STAGE),
+                Verdict::Dropped => self.drop_event(chunk, at),
                 Verdict::Failed { status, error } => {
                     let failed = Failed { stage: STAGE, status, error: Cow::Owned(error) };
                     let events = if result.origin == Origin::All { failing.as_slice() } else { &[at] };
@@ -83,10 +92,16 @@ impl Pipeline<'_> {
                 *fact = text.into_owned();
             }
         }
-        let failed = self.with_passing(chunk, held, &facts, &event, later, |passing, route, _now, buffers, counts| {
+        let failed = self.with_passing(chunk, held, &facts, &event, later, |passing, route, books| {
             match isolated(|| passing.outputs(route, held.is_drained)) {
-                Ok(Some(outputs)) => passing.deliver(route, &outputs, buffers, counts, emit),
-                Ok(None) => counts.filtered("event_filter"),
+                Ok(Some(outputs)) => {
+                    books.run.stored(&route.candidate.destination.id, outputs.len() as u64);
+                    passing.deliver(route, &outputs, books.buffers, books.counts, emit);
+                }
+                Ok(None) => {
+                    books.run.filtered(&route.candidate.destination.id);
+                    books.counts.filtered("event_filter");
+                }
                 Err(failed) => return Some(failed),
             }
             None
@@ -100,9 +115,25 @@ impl Pipeline<'_> {
     fn fail(&mut self, chunk: &Chunk, at: usize, failed: &Failed, later: &Later<'_>, emit: &mut Emit<'_>) {
         let (Some(held), Some(given)) = (chunk.held.get(at), chunk.events.get(at)) else { return };
         let Ok(event) = Message::parse(&given.message) else { return };
-        self.with_passing(chunk, held, &held.facts, &event, later, |passing, route, now, buffers, counts| {
-            passing.dead_letter(route, failed, now, buffers, counts, emit);
+        self.with_passing(chunk, held, &held.facts, &event, later, |passing, route, books| {
+            let destination = &route.candidate.destination;
+            books.run.failed(&destination.id, &held.facts.record_id, failed.status);
+            // What the operator gave up is not kept (jobsdb.md 8.1).
+            if !held.is_drained {
+                passing.dead_letter(route, failed, books.now, books.buffers, emit);
+            }
+            books.counts.failed(&destination.definition.name, failed.stage, failed.status, &failed.error);
         });
+    }
+
+    /// An event that its transformation dropped.
+    fn drop_event(&mut self, chunk: &Chunk, at: usize) {
+        self.counts.filtered(STAGE);
+        let routes = self.sources.get(&chunk.source_id).and_then(Option::as_ref).map(|source| &source.routes);
+        if let (Some(route), Some(held)) = (routes.and_then(|routes| routes.get(chunk.route)), chunk.held.get(at)) {
+            let run = self.waiting_runs.entry(held.job_id).or_default();
+            run.filtered(&route.candidate.destination.id);
+        }
     }
 
     /// Calls with everything that the stages behind want to know; never without, as the chunk came through those
@@ -114,7 +145,7 @@ impl Pipeline<'_> {
         facts: &EventFacts,
         event: &Message<'_>,
         later: &Later<'_>,
-        then: impl FnOnce(&Passing<'_, '_>, &Route, &str, &mut Buffers, &mut Counts) -> T,
+        then: impl FnOnce(&Passing<'_, '_>, &Route, Books<'_>) -> T,
     ) -> Option<T> {
         let source = self.sources.get(&chunk.source_id)?.as_ref()?;
         let route = source.routes.get(chunk.route)?;
@@ -124,6 +155,12 @@ impl Pipeline<'_> {
         self.buffers.of_event.clear();
         parameters::of_event(&mut self.buffers.of_event, facts, &parameters, received_at, job.id);
         let passing = Passing { job, parameters: &parameters, source, event, facts, received_at };
-        Some(then(&passing, route, &self.now, &mut self.buffers, &mut self.counts))
+        let books = Books {
+            now: &self.now,
+            buffers: &mut self.buffers,
+            counts: &mut self.counts,
+            run: self.waiting_runs.entry(job.id).or_default(),
+        };
+        Some(then(&passing, route, books))
     }
 }
