@@ -1,7 +1,7 @@
 //! Runs the conformance vectors in the folder that `PINTLE_VECTORS` names; passes, saying so, without it.
 //!
 //! Suites are found by file name: `gateway.jsonl` (with `gateway-workspaceConfig.json`), `processor.jsonl`,
-//! `router.jsonl`, `warehouse-events.jsonl`, `destinations/*.jsonl.gz`. Prints what passed, per suite and per kind,
+//! `router.jsonl`, `warehouse-events.jsonl`, `destinations/*.jsonl.gz`, `sdk-captures/*.json`. Prints what passed, per suite and per kind,
 //! stage or destination; writes the same as JSON to the file that `PINTLE_VECTORS_REPORT` names; fails when a suite
 //! is below its floor in `tests/conformance/floors.toml`, unless `PINTLE_VECTORS_FLOORS=off`.
 //!
@@ -20,10 +20,15 @@
     reason = "a test"
 )]
 
+#[path = "conformance/captures.rs"]
+mod captures;
 #[path = "conformance/destinations.rs"]
 mod destinations;
 #[path = "conformance/gateway.rs"]
 mod gateway;
+#[allow(dead_code, unused_imports, reason = "the end-to-end tests use all of it")]
+#[path = "kit/mod.rs"]
+mod kit;
 #[path = "conformance/processor.rs"]
 mod processor;
 #[path = "conformance/report.rs"]
@@ -100,6 +105,7 @@ fn suites(folder: &Path) -> Vec<Suite> {
         suite("router", lines("router.jsonl", "kind"), Some(router::run), false),
         suite("warehouse-events", lines("warehouse-events.jsonl", "kind"), None, false),
         suite("destinations", destination_cases(folder), Some(destinations::run), false),
+        suite("sdk-captures", captured_cases(folder), Some(captures::run), true),
     ]
 }
 
@@ -121,6 +127,27 @@ fn destination_cases(folder: &Path) -> Vec<Case> {
             }
         });
         cases.extend(of_file.into_iter().map(|case| Case { by: stem.to_owned(), ..case }));
+    }
+    cases
+}
+
+/// Every `sdk-captures/<sdk>.json`, counted under its SDK; what begins with `_` is no capture.
+fn captured_cases(folder: &Path) -> Vec<Case> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder.join("sdk-captures"))
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    paths.sort();
+    let mut cases = Vec::new();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(id) = name.strip_suffix(".json").filter(|id| !id.starts_with('_')) else { continue };
+        let text = std::fs::read(&path).expect("a capture can be read");
+        let mut value: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("id".to_owned(), id.into());
+        }
+        let by = value["sdk"].as_str().unwrap_or("-").to_owned();
+        cases.push(Case { id: id.to_owned(), by, value });
     }
     cases
 }

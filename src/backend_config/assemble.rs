@@ -61,6 +61,7 @@ impl Assembly<'_> {
             libraries,
             credentials: members(&mut map, "credentials").map(|(id, value)| credential(id, value)).collect(),
             tracking_plans: std::mem::take(&mut self.plans),
+            resolved: Vec::new(),
         };
         replay::expand(&mut workspace, &replays);
         workspace

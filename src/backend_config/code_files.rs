@@ -58,8 +58,8 @@ pub(super) fn read(beside: &Path, before: &Texts) -> (Texts, Vec<Problem>) {
         });
         for name in names {
             let path = format!("{folder}/{name}");
-            let usable = read_one(&beside.join(&path), most_bytes)
-                .and_then(|text| if parse_json(&path, &text)? { Ok(text) } else { Err(NOT_AN_OBJECT.to_owned()) });
+            let usable =
+                read_one(&beside.join(&path), most_bytes).and_then(|text| check_form(&path, &text).map(|()| text));
             let text = match usable {
                 Ok(text) => text,
                 Err(why) => {
@@ -85,15 +85,14 @@ pub(super) fn read(beside: &Path, before: &Texts) -> (Texts, Vec<Problem>) {
     (texts, problems)
 }
 
-const NOT_AN_OBJECT: &str = "is not a JSON object";
-
 /// Whether the text is what its name promises: an object for `.json`, anything for code.
-fn parse_json(path: &str, text: &str) -> Result<bool, String> {
-    if !path.ends_with(".json") {
-        return Ok(true);
+fn check_form(path: &str, text: &str) -> Result<(), String> {
+    if Path::new(path).extension().is_none_or(|extension| extension != "json") {
+        return Ok(());
     }
     match serde_json::from_str::<Value>(text) {
-        Ok(value) => Ok(value.is_object()),
+        Ok(Value::Object(_)) => Ok(()),
+        Ok(_) => Err("is not a JSON object".to_owned()),
         // The parser's message holds no more of the text than one character.
         Err(error) => Err(format!("is not valid JSON: {error}")),
     }

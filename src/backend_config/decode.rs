@@ -101,7 +101,7 @@ pub(super) fn decode(bytes: &[u8], references: &References<'_>, files: &CodeFile
             hint: String::new(),
         }]
     })?;
-    let replaced = secrets::replace(&mut document, references);
+    let mut replaced = secrets::replace(&mut document, references);
     let mut findings = Findings::default();
     let document = shape::bring(document, &DOCUMENT, &mut Vec::new(), &mut findings);
     if !findings.wrong.is_empty() {
@@ -112,6 +112,7 @@ pub(super) fn decode(bytes: &[u8], references: &References<'_>, files: &CodeFile
         });
         return Err(problems.collect());
     }
-    let (workspace, missing) = assemble(document, files);
+    let (mut workspace, missing) = assemble(document, files);
+    workspace.resolved = std::mem::take(&mut replaced.found);
     Ok(Decoded { workspace, replaced, unknown: findings.unknown, missing })
 }

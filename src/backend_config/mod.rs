@@ -24,6 +24,7 @@ mod locate;
 mod model;
 mod poll;
 mod replay;
+mod scrub;
 mod seal;
 mod secrets;
 mod shape;
@@ -50,6 +51,7 @@ pub use last_good::has_last_good;
 pub use model::{
     Connection, Destination, DestinationDefinition, Snapshot, Source, SourceDefinition, Transformation, Workspace,
 };
+pub use scrub::Scrubber;
 
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::code::{Account, Credential, Library, SourceTrackingPlan, TrackingPlan, TransformationCode};
+use super::scrub::Scrubber;
 
 /// One consistent view of every workspace, with the look-ups that hot paths need.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub source_by_id: HashMap<String, Arc<Source>>,
     /// Destination id to destination, enabled or not.
     pub destination_by_id: HashMap<String, Arc<Destination>>,
+    /// Takes the secrets of this configuration out of texts that come from outside.
+    pub scrubber: Arc<Scrubber>,
     /// When this configuration last changed, milliseconds since the epoch.
     pub changed_ms: i64,
 }
@@ -42,6 +45,8 @@ pub struct Workspace {
     pub credentials: Vec<Credential>,
     /// Tracking plans by id and version, also those that no source names.
     pub tracking_plans: BTreeMap<(String, i64), Arc<TrackingPlan>>,
+    /// Values that stand elsewhere (gateway.md 11.7) as they were found; all of them are secrets.
+    pub resolved: Vec<String>,
 }
 
 /// An app that sends events.
@@ -179,7 +184,8 @@ impl Workspace {
 impl Snapshot {
     /// Builds the look-ups over the workspaces.
     pub fn new(workspaces: Vec<Workspace>, changed_ms: i64) -> Snapshot {
-        let mut snapshot = Snapshot { changed_ms, ..Snapshot::default() };
+        let scrubber = Arc::new(Scrubber::of(&workspaces));
+        let mut snapshot = Snapshot { scrubber, changed_ms, ..Snapshot::default() };
         for mut workspace in workspaces {
             workspace.sources.sort_by(|a, b| a.id.cmp(&b.id));
             for source in &workspace.sources {
@@ -217,7 +223,7 @@ impl fmt::Debug for Workspace {
             .field("libraries", &self.libraries)
             .field("credentials", &self.credentials)
             .field("tracking_plans", &self.tracking_plans)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

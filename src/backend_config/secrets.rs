@@ -16,8 +16,10 @@ pub(super) struct References<'a> {
 }
 
 /// What was replaced and what could not be.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Replaced {
+    /// The values that were found.
+    pub(super) found: Vec<String>,
     /// Places whose value could not be had, and why; the text there stays as it was.
     pub(super) unresolved: Vec<(Vec<Step>, String)>,
     /// Some value came from a file, which can change without a change of the document.
@@ -46,7 +48,10 @@ fn walk(value: &mut Value, prefix: &str, references: &References<'_>, steps: &mu
             let Some(elsewhere) = Elsewhere::parse(text, prefix) else { return };
             replaced.from_files |= matches!(elsewhere, Elsewhere::File(_));
             match elsewhere.resolve(references.variable) {
-                Ok(found) => *text = found,
+                Ok(found) => {
+                    replaced.found.push(found.clone());
+                    *text = found;
+                }
                 Err(error) => replaced.unresolved.push((steps.clone(), error.to_string())),
             }
         }

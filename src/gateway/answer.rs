@@ -47,6 +47,14 @@ pub(super) enum Refusal {
     InvalidPage,
     NoSourceConfig,
     RateLimited { retry_after: u8 },
+    BrokenForm,
+    BrokenMultipart,
+    SourceTransformer,
+    TransformerFormat,
+    TransformerError,
+    NoOutput,
+    OutputFormat,
+    OutputJson,
 }
 
 impl Refusal {
@@ -93,30 +101,47 @@ impl Refusal {
             Refusal::NoSourceConfig => (StatusCode::BAD_REQUEST, "invalid write key"),
             Refusal::NoDatabase => (StatusCode::SERVICE_UNAVAILABLE, "Cannot connect to db"),
             Refusal::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "max requests limit reached"),
+            Refusal::BrokenForm => (StatusCode::BAD_REQUEST, "error during parsing form"),
+            Refusal::BrokenMultipart => (StatusCode::BAD_REQUEST, "error during parsing multiform"),
+            Refusal::SourceTransformer => (StatusCode::BAD_REQUEST, "internal server error in source transformer"),
+            Refusal::TransformerFormat => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "invalid format of source transformer response")
+            }
+            Refusal::TransformerError => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "failed to read error from source transformer response")
+            }
+            Refusal::NoOutput => (StatusCode::INTERNAL_SERVER_ERROR, "output not found in source transformer response"),
+            Refusal::OutputFormat => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "invalid output format in source transformer response")
+            }
+            Refusal::OutputJson => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "invalid output json in source transformer response")
+            }
         }
-    }
-
-    /// The body with its line end.
-    fn body(self) -> Bytes {
-        let mut text = String::with_capacity(64);
-        text.push_str(self.message());
-        text.push('\n');
-        Bytes::from(text)
     }
 
     /// The answer.
     pub(super) fn answer(self) -> Answer {
-        let mut answer = with_body(self.status(), TEXT, self.body());
-        let headers = answer.headers_mut();
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
-        }
+        let mut answer = refused(self.status(), self.message());
         if let Refusal::RateLimited { retry_after } = self {
-            headers.insert(RETRY_AFTER, HeaderValue::from(u16::from(retry_after)));
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(u16::from(retry_after)));
         }
         answer
     }
+}
+
+/// The answer that refuses something with a text, given without its line end.
+pub(super) fn refused(status: StatusCode, message: &str) -> Answer {
+    let mut body = String::with_capacity(64);
+    body.push_str(message);
+    body.push('\n');
+    let mut answer = with_body(status, TEXT, body);
+    let headers = answer.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    }
+    answer
 }
 
 /// An answer with a body.
@@ -140,10 +165,10 @@ pub(super) fn empty(status: StatusCode) -> Answer {
 }
 
 /// The path exists, the method does not.
-pub(super) fn method_not_allowed(allowed: &str) -> Answer {
+pub(super) fn method_not_allowed(allowed: &[&'static str]) -> Answer {
     let mut answer = empty(StatusCode::METHOD_NOT_ALLOWED);
-    if let Ok(allowed) = HeaderValue::from_str(allowed) {
-        answer.headers_mut().insert(ALLOW, allowed);
+    for method in allowed {
+        answer.headers_mut().append(ALLOW, HeaderValue::from_static(method));
     }
     answer
 }

@@ -81,6 +81,15 @@ impl Directory {
         enabled(self.any_by_write_key(write_key).ok_or(Refusal::InvalidWriteKey)?)
     }
 
+    /// The enabled webhook source with this write key.
+    ///
+    /// # Errors
+    /// The key is unknown or that of another kind of source, or the source is off.
+    pub(super) fn webhook_by_write_key(&self, write_key: &str) -> Result<&Arc<SourceEntry>, Refusal> {
+        let entry = self.any_by_write_key(write_key).ok_or(Refusal::InvalidWriteKey)?;
+        if entry.source.definition.category == "webhook" { enabled(entry) } else { Err(Refusal::InvalidWriteKey) }
+    }
+
     /// The source with this write key, whatever its state.
     pub(super) fn any_by_write_key(&self, write_key: &str) -> Option<&Arc<SourceEntry>> {
         let found = self.by_write_key.get(write_key);

@@ -139,6 +139,25 @@ pub(super) async fn event(shared: &Shared, client: &Client<'_>, call: Call, writ
     }
 }
 
+/// Stores what the transformation of a webhook source made of a request, as if it had come to `/v1/batch`.
+pub(super) async fn batch_of_webhook(
+    shared: &Shared,
+    settings: &Settings,
+    client: &Client<'_>,
+    entry: &SourceEntry,
+    body: &[u8],
+) -> Result<(), Refusal> {
+    let request = Request {
+        call: Call::Webhook,
+        entry,
+        headers: Some(client.headers()),
+        client_ip: &client.address(&settings.listener),
+        destination_id: "",
+        body,
+    };
+    store(shared, settings, client.connection, request).await
+}
+
 /// Finds the source that a request is from.
 fn identify<'d>(
     directory: &'d Directory,

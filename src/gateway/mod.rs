@@ -10,7 +10,8 @@
 //! The way of a request: `listener` accepts on the `sockets`, with `tls` and `http2` where they are set; `socket` and
 //! `connection` keep the clocks, `server` checks what
 //! every request must meet and finds its route in `routes`, `ingest` reads the `body` and finds the source by
-//! its `credentials` in the `directory`, `rate_limit` and `suppression` say what is admitted, `intake` turns the body into jobs without I/O, `ingest` stores them.
+//! its `credentials` in the `directory`, `rate_limit` and `suppression` say what is admitted, `intake` turns the body into
+//! jobs without I/O, `ingest` stores them. What is no event yet goes through `webhook`.
 
 mod alarm;
 mod answer;
@@ -21,6 +22,7 @@ mod connection;
 mod cors;
 mod credentials;
 mod directory;
+mod docs;
 mod events;
 mod http2;
 mod ingest;
@@ -41,6 +43,7 @@ mod sockets;
 mod source_config;
 mod suppression;
 mod tls;
+mod webhook;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Answers that are not about events: health, version, documentation (gateway.md 7.1 to 7.3, clients.md 2, 6).
+//! Answers that are not about events: health, version, SDK settings (gateway.md 7.1 to 7.3, clients.md 2, 6).
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -8,10 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::answer::{self, Answer, Refusal};
-use super::routes;
 use super::server::Shared;
-
-const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
 /// `/health`: whether the node takes events.
 pub(super) fn health(shared: &Shared) -> Answer {
@@ -54,24 +51,6 @@ pub(super) fn robots() -> Answer {
 /// `/cluster-info`: one node, as SDKs that spread their load ask.
 pub(super) fn cluster_info() -> Answer {
     answer::with_body(StatusCode::OK, answer::JSON, Bytes::from_static(b"{\"nodeCount\":1}"))
-}
-
-/// `/docs`: the routes, from the table that serves them.
-pub(super) fn docs() -> Answer {
-    let row = |entry: &routes::Entry| {
-        format!("<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n", entry.method, entry.path, entry.about)
-    };
-    let rows: Vec<String> = routes::TABLE.iter().map(row).collect();
-    let rows = rows.concat();
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Pintle</title></head><body>\n\
-         <h1>Sending events to this node</h1>\n\
-         <p>Send the write key of the source as the user name of HTTP Basic, with an empty password. Bodies are JSON, \
-         optionally with <code>Content-Encoding: gzip</code>. An answer 200 <code>ok</code> means that every event of \
-         the request is stored durably.</p>\n\
-         <table>\n<tr><th>Method</th><th>Path</th><th>What it takes</th></tr>\n{rows}</table>\n</body></html>\n"
-    );
-    answer::with_body(StatusCode::OK, HTML, page)
 }
 
 /// Settings for Segment's browser SDK, which sends nothing without them.

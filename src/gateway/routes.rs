@@ -18,6 +18,7 @@ pub(super) enum Call {
     Import,
     Retl,
     Replay,
+    Webhook,
 }
 
 impl Call {
@@ -37,6 +38,7 @@ impl Call {
             Call::Import => "\"import\"",
             Call::Retl => "\"retl\"",
             Call::Replay => "\"replay\"",
+            Call::Webhook => "\"webhook\"",
         }
     }
 
@@ -47,7 +49,7 @@ impl Call {
 
     /// Whether the body is one event, whose type the route decides.
     pub(super) fn is_single(self) -> bool {
-        !matches!(self, Call::Batch | Call::Import | Call::Retl | Call::Replay)
+        !matches!(self, Call::Batch | Call::Import | Call::Retl | Call::Replay | Call::Webhook)
     }
 }
 
@@ -73,6 +75,8 @@ pub(super) enum Route {
     Events(Call, Identification),
     /// One event in the query, answered by an image.
     Pixel(Call),
+    /// Anything that a webhook source sends.
+    Webhook,
     /// Messages that another ingestion tier has checked.
     InternalBatch,
     /// Users are suppressed, or no longer.
@@ -83,6 +87,7 @@ pub(super) enum Route {
     Version,
     Robots,
     Docs,
+    OpenApi,
     ClusterInfo,
     SegmentSettings,
     SourceConfig,
@@ -144,6 +149,8 @@ pub(super) const TABLE: &[Entry] = &[
     call("/v1/import", Call::Import, "Events of many users; valid users are stored even when others are refused."),
     call("/v1/audiencelist", Call::AudienceList, "One audience list, without the size limit of events."),
     post("/beacon/v1/batch", Route::Events(Call::Batch, Identification::Query), "A batch, write key in the query."),
+    post("/v1/webhook", Route::Webhook, "Anything, for a webhook source."),
+    get("/v1/webhook", Route::Webhook, "As POST for a few webhook sources; an empty answer for the others."),
     get("/pixel/v1/track", Route::Pixel(Call::Track), "A track event in the query, answered by an image."),
     get("/pixel/v1/page", Route::Pixel(Call::Page), "A page event in the query, answered by an image."),
     get("/health", Route::Health, "Whether events are accepted."),
@@ -151,6 +158,7 @@ pub(super) const TABLE: &[Entry] = &[
     get("/version", Route::Version, "What runs here."),
     get("/robots.txt", Route::Robots, "Nothing for crawlers."),
     get("/docs", Route::Docs, "This page."),
+    get("/docs/openapi.json", Route::OpenApi, "The same as an OpenAPI document."),
     get("/cluster-info", Route::ClusterInfo, "How many nodes there are: one."),
     segment("/v1/t", Call::Track),
     segment("/v1/i", Call::Identify),
@@ -183,8 +191,8 @@ pub(super) const INTERNAL_TABLE: &[Entry] = &[
 pub(super) enum Found {
     /// This answers.
     Route(&'static Entry),
-    /// The path exists, with this method only.
-    OtherMethods(String),
+    /// The path exists, with these methods only.
+    OtherMethods(Vec<&'static str>),
     /// Nothing is there.
     Nothing,
 }
@@ -193,7 +201,7 @@ pub(super) enum Found {
 pub(super) fn find(method: &Method, path: &str, internal: bool) -> Found {
     let tables = [TABLE, if internal { INTERNAL_TABLE } else { &[] }];
     let path = if is_source_config(path) { SOURCE_CONFIG } else { path };
-    let mut other: Vec<&'static str> = Vec::new();
+    let mut others: Vec<&'static str> = Vec::new();
     for fits in
         [|entry: &Entry, path: &str| entry.path == path, |entry: &Entry, path: &str| matches_pattern(entry.path, path)]
     {
@@ -201,10 +209,10 @@ pub(super) fn find(method: &Method, path: &str, internal: bool) -> Found {
             if entry.method == method.as_str() {
                 return Found::Route(entry);
             }
-            other.push(entry.method);
+            others.push(entry.method);
         }
-        if !other.is_empty() {
-            return Found::OtherMethods(other.join(", "));
+        if !others.is_empty() {
+            return Found::OtherMethods(others);
         }
     }
     Found::Nothing
@@ -239,7 +247,7 @@ mod tests {
     fn verdict_in(method: Method, path: &str, internal: bool) -> String {
         match find(&method, path, internal) {
             Found::Route(entry) => format!("{:?}", entry.route),
-            Found::OtherMethods(allowed) => format!("405 {allowed}"),
+            Found::OtherMethods(allowed) => format!("405 {}", allowed.join(" ")),
             Found::Nothing => "404".to_owned(),
         }
     }
@@ -252,6 +260,7 @@ mod tests {
             (Method::POST, "/V1/track", "404"),
             (Method::GET, "/v1/track", "405 POST"),
             (Method::HEAD, "/health", "405 GET"),
+            (Method::PUT, "/v1/webhook", "405 POST GET"),
             (Method::OPTIONS, "/v1/batch", "405 POST"),
             (Method::POST, "/transform", "404"),
             (Method::POST, "/internal/v1/extract", "404"),
@@ -276,7 +285,7 @@ mod tests {
             (Method::POST, "/internal/v1/batch", "InternalBatch"),
             (Method::GET, "/internal/v2/job-status/r", "JobStatus"),
             (Method::DELETE, "/internal/v2/job-status/r", "ForgetJobStatus"),
-            (Method::PUT, "/internal/v2/job-status/r", "405 GET, DELETE"),
+            (Method::PUT, "/internal/v2/job-status/r", "405 GET DELETE"),
             (Method::GET, "/internal/v2/job-status/", "JobStatus"),
             (Method::GET, "/internal/v2/job-status", "404"),
             (Method::GET, "/internal/v2/job-status/r/failed-records", "FailedRecords"),

@@ -30,7 +30,8 @@ use super::routes::{self, Found, Route};
 use super::socket::TimedSocket;
 use super::suppression::Suppressions;
 use super::{
-    About, Deps, cors, events, http2, ingest, internal_batch, job_runs, pages, pixel, source_config, suppression,
+    About, Deps, cors, docs, events, http2, ingest, internal_batch, job_runs, pages, pixel, source_config, suppression,
+    webhook,
 };
 use crate::backend_config::Snapshot;
 use crate::clock::Clock;
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     pub(super) connections: Arc<Connections>,
     pub(super) suppressions: Suppressions,
     pub(super) rate_limits: RateLimits,
+    /// The external transformer of webhook sources.
+    pub(super) transformer: Arc<webhook::Transformer>,
     directory: ArcSwap<Directory>,
     /// The store takes events.
     gate: AtomicBool,
@@ -85,6 +88,7 @@ impl Shared {
             connections: Arc::new(Connections::new(connection_limit, gateway.max_connections_per_ip)),
             suppressions: Suppressions::new(settings.admission.suppresses_users),
             rate_limits: RateLimits::default(),
+            transformer: Arc::new(webhook::Transformer::new(settings.webhook.max_calls)),
             directory: ArcSwap::from_pointee(Directory::new(snapshot)),
             gate: AtomicBool::new(accepts),
             stopping: AtomicBool::new(false),
@@ -251,11 +255,13 @@ async fn route(
         Route::InternalBatch => Box::pin(internal_batch::answer(shared, &client, body)).await,
         Route::ChangeSuppressions => Box::pin(suppression::routes::change(shared, &client, body)).await,
         Route::TellSuppressions => Box::pin(suppression::routes::tell(shared, &client)).await,
+        Route::Webhook => Box::pin(webhook::answer(shared, &client, body)).await,
         Route::Pixel(call) => Box::pin(pixel::answer(shared, &client, call)).await,
         Route::Health => pages::health(shared),
         Route::Version => pages::version(shared),
         Route::Robots => pages::robots(),
-        Route::Docs => pages::docs(),
+        Route::Docs => docs::page(),
+        Route::OpenApi => docs::document(),
         Route::ClusterInfo => pages::cluster_info(),
         Route::SegmentSettings => pages::segment_settings(shared, parts),
         Route::SourceConfig => source_config::answer(shared, parts),

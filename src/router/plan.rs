@@ -14,7 +14,7 @@ use super::event_origin::ConfiguredOrigins;
 use super::events::{Labels, Meters};
 use super::throttle::{AdaptiveParams, Rate};
 use super::wire::Identity;
-use crate::backend_config::{Destination, Snapshot};
+use crate::backend_config::{Destination, Scrubber, Snapshot};
 use crate::destination::private_address::AddressRules;
 use crate::settings::{RouterTypeSettings, Settings};
 
@@ -59,6 +59,8 @@ pub(super) struct Plan {
     pub(super) rate: Rate,
     event_rates: Mutex<HashMap<String, Rate>>,
     endpoint_rates: Mutex<HashMap<String, Rate>>,
+    /// Takes secrets out of what a destination answers.
+    pub(super) scrubber: Arc<Scrubber>,
 }
 
 impl Plan {
@@ -114,6 +116,7 @@ impl Plan {
             rate: Rate { limit, window },
             event_rates: Mutex::default(),
             endpoint_rates: Mutex::default(),
+            scrubber: config.map(|config| Arc::clone(&config.scrubber)).unwrap_or_default(),
             destination,
             settings,
         }

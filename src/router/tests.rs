@@ -240,6 +240,8 @@ async fn a_retry_never_overtakes_an_earlier_event_of_the_same_user() {
     eventually("everything is delivered", || kit.pending() == 0).await;
     assert_eq!(receiver.numbers_of("a"), [0, 1, 1, 2, 3]);
     assert_eq!(receiver.numbers_of("b"), [0, 1, 2, 3]);
+    // The board hears of a result after the store does.
+    eventually("everything is reported", || kit.state("d").delivered == 8).await;
     let state = kit.state("d");
     assert_eq!((state.delivered, state.failed, state.aborted), (8, 1, 0));
     assert_eq!(state.last_error.unwrap().text, "said so");

@@ -3,6 +3,7 @@
 //! A worker is a task only while it has jobs; idle ones cost nothing. Jobs of one order key go to one worker, so
 //! they run in job id order. Every job ends in a [`Finished`] for the status writer, or goes back to its queue.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -264,7 +265,11 @@ fn give_up(shared: &Shared, held: &Held) -> End {
     }
 }
 
-fn finish(shared: &Shared, plan: &Plan, held: &Held, attempted: Attempted) -> End {
+fn finish(shared: &Shared, plan: &Plan, held: &Held, mut attempted: Attempted) -> End {
+    // A destination may repeat what it was sent, and what is stored here is shown.
+    if let Cow::Owned(scrubbed) = plan.scrubber.scrub(&attempted.text) {
+        attempted.text = scrubbed;
+    }
     let now = shared.clock.now();
     let at_ms = now.as_millisecond();
     let judged = judge(attempted.code, plan.keeps_warnings);

@@ -7,6 +7,12 @@ use super::catalogue::{self, Kind, all_keys};
 use super::names::{self, Meaning};
 use super::raw::{Origin, Raw, Reader, environment_names};
 
+/// Whether values under a key of this name, in settings or in the workspace, are secrets (security.md 6.1).
+pub fn is_secret_name(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    SECRET_WORDS.iter().any(|word| lower.contains(word))
+}
+
 /// Parts of a key's name that make its value a secret (security.md 6.1).
 const SECRET_WORDS: &[&str] = &[
     "password",
@@ -68,9 +74,8 @@ fn narrowed_names(raw: &Raw) -> Vec<(&'static catalogue::Key, String)> {
 }
 
 fn shown(name: &str, kind: Kind, texts: &[String], origin: Origin) -> Effective {
-    let lower = name.to_ascii_lowercase();
     let written = texts.join(" ");
-    let is_secret = matches!(kind, Kind::Text | Kind::List) && SECRET_WORDS.iter().any(|word| lower.contains(word));
+    let is_secret = matches!(kind, Kind::Text | Kind::List) && is_secret_name(name);
     let is_reference = super::Elsewhere::parse(&written, super::VARIABLE_PREFIX).is_some();
     let hide = is_secret && !is_reference && !written.is_empty() && origin != Origin::Default;
     Effective { key: name.to_owned(), value: if hide { "***".to_owned() } else { written }, origin }

@@ -31,6 +31,7 @@ mod router;
 mod runs;
 mod storage;
 mod transform;
+mod webhook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub use admission::{AdmissionSettings, RateLimit, SuppressionFeed};
 pub use backend_config::{BackendConfigSettings, HostedWorkspace, Token};
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
-pub use effective::{Effective, Reload, effective, reference, reload};
+pub use effective::{Effective, Reload, effective, is_secret_name, reference, reload};
 pub use elsewhere::{Elsewhere, ElsewhereError, VARIABLE_PREFIX};
 pub use flag::Flag;
 pub use gateway::GatewaySettings;
@@ -56,6 +57,7 @@ pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings
 pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
+pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub struct Settings {
     pub listener: ListenerSettings,
     /// Who may send how much.
     pub admission: AdmissionSettings,
+    /// Webhook sources and their transformer.
+    pub webhook: WebhookSettings,
     /// The admin listener.
     pub admin: AdminSettings,
     /// Where the workspace comes from.
@@ -109,6 +113,7 @@ impl Settings {
             gateway: GatewaySettings::read(&reader, storage.profile),
             listener: ListenerSettings::read(&reader),
             admission: AdmissionSettings::read(&reader, raw),
+            webhook: WebhookSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),

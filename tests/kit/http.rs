@@ -63,25 +63,6 @@ impl Client {
         headers: &[(&str, String)],
         body: Option<&[u8]>,
     ) -> io::Result<Answer> {
-        let result = self.exchange(method, path, headers, body);
-        let closes = result.as_ref().is_ok_and(|answer| answer.header("connection") == Some("close"));
-        if result.is_err() || closes {
-            self.connection = None;
-        }
-        result
-    }
-
-    fn exchange(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, String)],
-        body: Option<&[u8]>,
-    ) -> io::Result<Answer> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(connect(self.address)?),
-        };
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
         for (name, value) in headers {
             request.extend([*name, ": ", value, "\r\n"]);
@@ -92,8 +73,21 @@ impl Client {
         request.push_str("\r\n");
         let mut bytes = request.into_bytes();
         bytes.extend_from_slice(body.unwrap_or_default());
-        connection.get_mut().write_all(&bytes)?;
-        read_answer(connection)
+        self.raw(&bytes)
+    }
+
+    /// Sends these bytes as they are and reads one answer.
+    pub fn raw(&mut self, request: &[u8]) -> io::Result<Answer> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(connect(self.address)?),
+        };
+        let result = connection.get_mut().write_all(request).and_then(|()| read_answer(connection));
+        let closes = result.as_ref().is_ok_and(|answer| answer.header("connection") == Some("close"));
+        if result.is_err() || closes {
+            self.connection = None;
+        }
+        result
     }
 }
 

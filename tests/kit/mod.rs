@@ -4,22 +4,26 @@
 //! In: what a test wants to exist. Out: handles that stop what they started when they are dropped. No fixed port,
 //! no folder outside a temporary one, and no waiting but for a condition with a deadline.
 
+mod control_plane;
 mod files;
 mod http;
 mod load;
 mod node;
 mod sdk;
 mod sink;
+mod transformer;
 mod workspace;
 
 use std::time::{Duration, Instant};
 
+pub use control_plane::ControlPlane;
 pub use files::messages_below;
-pub use http::Client;
+pub use http::{Answer, Client, basic_auth};
 pub use load::{Load, LoadPlan, batch_body, track};
 pub use node::{Node, NodeBuilder, pintle};
-pub use sdk::{Sdk, missing_sdk};
+pub use sdk::{Sdk, missing_sdk, missing_tool, tools};
 pub use sink::{Behaviour, Sink};
+pub use transformer::Transformer;
 pub use workspace::{WRITE_KEY, Workspace};
 
 /// How often a condition is looked at.

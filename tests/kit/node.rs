@@ -79,6 +79,18 @@ impl NodeBuilder {
         self
     }
 
+    /// Settings without a section, which stand before all others.
+    pub fn first_settings(mut self, toml: &str) -> NodeBuilder {
+        self.settings.insert_str(0, toml);
+        self
+    }
+
+    /// A workspace file of any content.
+    pub fn document(mut self, document: Value) -> NodeBuilder {
+        self.workspace = Some(document);
+        self
+    }
+
     /// Another data directory than one in the temporary folder.
     pub fn data(mut self, data: &Path) -> NodeBuilder {
         self.data = Some(data.to_owned());
@@ -150,6 +162,13 @@ impl Node {
         self.root.path().join("workspaceConfig.json")
     }
 
+    /// Writes a file of code or a plan beside the workspace file.
+    pub fn write_beside_workspace(&self, path: &str, text: &str) {
+        let path = self.root.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
+        std::fs::write(path, text).expect("the file can be written");
+    }
+
     /// The admin socket.
     pub fn admin_socket(&self) -> PathBuf {
         self.root.path().join("admin.sock")
@@ -158,14 +177,6 @@ impl Node {
     /// What it wrote to its output so far.
     pub fn output(&self) -> String {
         std::fs::read_to_string(self.output_file()).unwrap_or_default()
-    }
-
-    /// Memory that the process holds.
-    pub fn resident_bytes(&self) -> u64 {
-        let pid = self.process.as_ref().expect("the node runs").id();
-        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("the process is there");
-        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
-        pages * 4096
     }
 
     fn output_file(&self) -> PathBuf {
@@ -243,6 +254,14 @@ impl Node {
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output);
         command.spawn().expect("the binary starts")
+    }
+
+    /// Bytes of memory that the process holds now.
+    pub fn resident_bytes(&self) -> u64 {
+        let process = self.process.as_ref().expect("the node runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("the process is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of its memory");
+        1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number")
     }
 
     /// Whether the process is there.

@@ -1,4 +1,4 @@
-//! Builds a workspace document: one source, connected to destinations.
+//! Builds a workspace document: one source and perhaps webhook sources, connected to destinations.
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ pub const SOURCE_ID: &str = "kit-source";
 #[derive(Clone, Debug)]
 pub struct Workspace {
     destinations: Vec<Value>,
+    webhook_sources: Vec<(String, String, Value)>,
 }
 
 impl Default for Workspace {
@@ -23,7 +24,7 @@ impl Default for Workspace {
 impl Workspace {
     /// A workspace with a source and no destination.
     pub fn new() -> Workspace {
-        Workspace { destinations: Vec::new() }
+        Workspace { destinations: Vec::new(), webhook_sources: Vec::new() }
     }
 
     /// Adds a WEBHOOK destination that posts to the URL.
@@ -85,8 +86,29 @@ impl Workspace {
         }
     }
 
+    /// Adds a webhook source of this definition, connected to the same destinations.
+    pub fn webhook_source(mut self, write_key: &str, definition: &str, config: Value) -> Workspace {
+        self.webhook_sources.push((write_key.to_owned(), definition.to_owned(), config));
+        self
+    }
+
     /// The document.
     pub fn document(&self) -> Value {
+        let mut document = self.with_the_app();
+        let sources = document["sources"].as_array_mut().expect("sources are a list");
+        for (write_key, definition, config) in &self.webhook_sources {
+            let mut source = sources[0].clone();
+            source["id"] = format!("source-{write_key}").into();
+            source["writeKey"] = write_key.as_str().into();
+            source["config"] = config.clone();
+            source["sourceDefinition"] =
+                json!({"id": format!("definition-{definition}"), "name": definition, "category": "webhook"});
+            sources.push(source);
+        }
+        document
+    }
+
+    fn with_the_app(&self) -> Value {
         json!({
             "workspaceId": "kit-workspace",
             "enableMetrics": false,

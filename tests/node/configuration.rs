@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::kit::{Client, Node, NodeBuilder, Sink, WRITE_KEY, Workspace, batch_body, holds_within, pintle, track};
+use crate::kit::{
+    Client, Load, LoadPlan, Node, NodeBuilder, Sink, WRITE_KEY, Workspace, batch_body, holds_within, pintle, track,
+};
 
 fn send(node: &Node, user: &str, n: i64) {
     let answer =
@@ -29,6 +31,75 @@ fn a_changed_workspace_takes_effect_within_a_second() {
     assert!(took_effect, "events go to the new destination");
     // The event that shows it also has to be stored, processed and delivered.
     assert!(changed.elapsed() < Duration::from_secs(2), "took effect after {:?}", changed.elapsed());
+}
+
+#[test]
+fn changes_under_load_take_effect_within_a_second_and_drop_no_request() {
+    const CHANGES: usize = 6;
+    let sink = Sink::start();
+    let workspace = Workspace::new().webhook("hook", &sink.url());
+    let node = NodeBuilder::new().workspace(&workspace).start();
+    let load = Load::start(node.address(), "load", LoadPlan { clients: 2, users: 4, batch: 5, filling: 0 });
+    load.allow(20_000);
+
+    let mut waits = Vec::new();
+    for change in 0..CHANGES {
+        // A source that was not there before shows when the change is in force.
+        let write_key = format!("write-key-of-change-{change}");
+        let mut document = workspace.document();
+        let mut source = document["sources"][0].clone();
+        source["id"] = format!("source-{change}").into();
+        source["writeKey"] = write_key.as_str().into();
+        source["destinations"] = serde_json::json!([]);
+        document["sources"].as_array_mut().expect("a list").push(source);
+        node.write_workspace(&document.to_string());
+        let changed = Instant::now();
+        let mut client = Client::new(node.address());
+        let body = track("u", 0).to_string();
+        let is_known = || client.post("/v1/track", &write_key, &body).is_ok_and(|answer| answer.status == 200);
+        assert!(holds_within(Duration::from_secs(10), is_known), "change {change} takes effect");
+        waits.push(changed.elapsed());
+    }
+    let (acknowledged, refused) = load.stop();
+
+    // A machine that pauses a process may delay one of them; the others show what the node does.
+    waits.sort();
+    assert!(waits[CHANGES / 2] < Duration::from_secs(1), "changes took effect after {waits:?}");
+    assert_eq!(refused, Vec::<String>::new());
+    assert!(acknowledged.len() > 100, "there was load: {}", acknowledged.len());
+    sink.wait_for(acknowledged.len(), Duration::from_mins(1));
+    let delivered = sink.message_ids();
+    assert!(acknowledged.iter().all(|id| delivered.contains(id)), "every acknowledged event is delivered");
+    assert_eq!(sink.order_violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_part_that_is_broken_or_missing_is_off_and_told_and_all_else_works() {
+    let sink = Sink::start();
+    let mut document = Workspace::new().webhook("good", &sink.url()).document();
+    let source = &mut document["sources"][0];
+    source["dgSourceTrackingPlanConfig"] = serde_json::json!({"trackingPlan": {"id": "tp_1", "version": 2}});
+    document["libraries"] = serde_json::json!([{"versionId": "lib-1"}]);
+    let node = NodeBuilder::new().document(document).prepare();
+    node.write_beside_workspace("tracking-plans/tp_1@2.json", "{ \"events\": ");
+    let mut node = node;
+    node.start();
+    send(&node, "u", 0);
+    sink.wait_for(1, Duration::from_secs(30));
+
+    let socket = node.admin_socket().display().to_string();
+    let shown = || String::from_utf8_lossy(&pintle(&["status", "--admin-socket", &socket]).stdout).into_owned();
+    let text = shown();
+    assert!(text.contains("tracking-plans/tp_1@2.json is not valid JSON"), "{text}");
+    assert!(text.contains("library \"lib-1\" has no code here"), "{text}");
+    let workspace = node.workspace_file().display().to_string();
+    let checked = pintle(&["check", "--data-dir", "/nonexistent", "--workspace", &workspace]);
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success() && text.contains("tp_1@2.json") && text.contains("lib-1"), "{text}");
+
+    node.write_beside_workspace("tracking-plans/tp_1@2.json", "{ \"events\": [] }");
+    node.write_beside_workspace("libraries/lib-1.js", "export const one = 1;");
+    assert!(holds_within(Duration::from_secs(10), || !shown().contains("limited:")), "{}", shown());
 }
 
 #[test]

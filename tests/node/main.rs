@@ -17,8 +17,11 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod abuse_body;
 mod abuse_http1;
+mod abuse_json;
 mod admission;
+mod api;
 mod backup;
 mod bad_input;
 mod configuration;
@@ -26,6 +29,7 @@ mod crash;
 mod data_directory;
 mod disk_full;
 mod end_to_end;
+mod hosted;
 mod isolation;
 mod job_runs;
 mod listener;
@@ -33,3 +37,4 @@ mod order;
 mod restart;
 mod sdk;
 mod transformations;
+mod webhook;

@@ -20,11 +20,60 @@ fn a_thousand_events_of_rudder_sdk_node_arrive_once_and_in_order() {
     a_thousand_events_arrive(Sdk::Node, "node");
 }
 
+#[test]
+fn a_thousand_events_of_segment_analytics_python_arrive_once_and_in_order() {
+    a_thousand_events_arrive(Sdk::SegmentPython, "segment-python");
+}
+
+#[test]
+fn a_thousand_events_of_segment_analytics_node_arrive_once_and_in_order() {
+    a_thousand_events_arrive(Sdk::SegmentNode, "segment-node");
+}
+
+/// Requests, batches and a beacon of a page that is closed, with the configuration from the node itself.
+#[test]
+fn events_of_analytics_js_in_a_browser_arrive_once_and_in_order() {
+    const TRACKED: usize = 24;
+    const BROWSERS: usize = 3;
+    if is_skipped(Sdk::Browser, "browser") {
+        return;
+    }
+    let sink = Sink::start();
+    let node = NodeBuilder::new().workspace(&Workspace::new().webhook("hook", &sink.url())).start();
+
+    Sdk::Browser.send(node.address(), WRITE_KEY, TRACKED, BROWSERS, "browser");
+    // Each user identifies first, which is an event too.
+    sink.wait_for(TRACKED + BROWSERS, LIMIT);
+
+    let accepted = sink.accepted();
+    assert_eq!(accepted.len(), TRACKED + BROWSERS, "each event arrives once");
+    assert!(sink.duplicates().is_empty(), "each event arrives once");
+    for user in 0..BROWSERS {
+        let user = format!("browser-user-{user}");
+        let of_user: Vec<_> = accepted.iter().filter(|accepted| accepted.user == user).collect();
+        assert_eq!(of_user.len(), 1 + TRACKED / BROWSERS, "of {user}");
+        assert_eq!(of_user[0].event["type"], "identify", "the first of {user}");
+        let numbers: Vec<_> = of_user[1..].iter().filter_map(|accepted| accepted.n).collect();
+        assert!(numbers.is_sorted() && numbers.len() == TRACKED / BROWSERS, "of {user}: {numbers:?}");
+        for accepted in &of_user[1..] {
+            assert_eq!(accepted.event["properties"]["text"], "grüße, 世界");
+            assert_eq!(accepted.event["channel"], "web");
+        }
+    }
+}
+
+/// Whether the SDK is not there. On a developer's machine the tools may be absent; a CI run installs them, and must
+/// not pass without them.
+fn is_skipped(sdk: Sdk, test: &str) -> bool {
+    let Some(reason) = missing_sdk(sdk) else { return false };
+    assert!(std::env::var_os("CI").is_none(), "{reason}");
+    skip(test, &reason);
+    true
+}
+
 fn a_thousand_events_arrive(sdk: Sdk, prefix: &str) {
-    if let Some(reason) = missing_sdk(sdk) {
-        // On a developer's machine the tools may be absent; a CI run installs them, and must not pass without them.
-        assert!(std::env::var_os("CI").is_none(), "{reason}");
-        return skip(prefix, &reason);
+    if is_skipped(sdk, prefix) {
+        return;
     }
     let sink = Sink::start();
     let files = tempfile::tempdir().expect("a folder");
