@@ -37,3 +37,5 @@ pub mod settings;
 pub mod storage;
 /// Metrics and logs.
 pub mod telemetry;
+/// User transformations: code that people write, in an embedded JavaScript engine.
+pub mod transform;

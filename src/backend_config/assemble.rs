@@ -158,10 +158,10 @@ impl Assembly<'_> {
                 display_name: text(&mut definition, "displayName"),
                 config: object(definition.remove("config").unwrap_or_default()),
             },
+            updated_at: text(&mut map, "updatedAt"),
             has_dynamic_config: config.values().any(has_template),
             delivery_account: self.account(&id, enabled, &config, "rudderAccountId"),
             delete_account: self.account(&id, enabled, &config, "rudderDeleteAccountId"),
-            updated_at: text(&mut map, "updatedAt"),
             config,
             id,
         }

@@ -156,6 +156,14 @@ impl Warnings<'_> {
             );
             return;
         }
+        let transformation = destination.get("transformations").and_then(|list| list.get(0)).unwrap_or(&Value::Null);
+        let language = text(transformation, "language");
+        if !(language.is_empty() || language.eq_ignore_ascii_case("javascript")) {
+            let message = format!(
+                "has a transformation in {language}, which this node cannot run: its events end as dead letters"
+            );
+            self.add(&at(&["transformations"]), message, "write the transformation in JavaScript");
+        }
         let kind =
             destination.get("destinationDefinition").map(|definition| text(definition, "name")).unwrap_or_default();
         if kind.is_empty() {

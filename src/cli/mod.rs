@@ -21,6 +21,7 @@ mod send;
 mod status;
 mod store;
 mod table;
+mod transform;
 mod units;
 mod user;
 mod version;
@@ -68,6 +69,8 @@ enum Verb {
     Dead(dead::Args),
     /// Show what became of events, stage by stage.
     Report(report::Args),
+    /// Try a user transformation on events from a file.
+    Transform(transform::Args),
     /// Show the settings in force, with the origin of each value.
     Config(config::Args),
     /// Print the version.
@@ -111,6 +114,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Destination(arguments) => destination::run(arguments),
         Verb::Dead(arguments) => dead::run(arguments),
         Verb::Report(arguments) => report::run(arguments),
+        Verb::Transform(arguments) => transform::run(arguments),
         Verb::Config(arguments) => config::run(arguments),
         Verb::Version(arguments) => version::run(&arguments),
     }

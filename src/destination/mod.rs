@@ -6,7 +6,7 @@
 //!
 //! Promises: the message is never parsed into a tree unless a rule needs it; no I/O; no clock; an output
 //! depends on nothing but the message, the envelope and the configuration. Apart from that, [`resolve`] finds the
-//! addresses of destinations for whoever delivers to them.
+//! addresses of destinations for whoever delivers to them, and [`private_address`] says which of them may be reached.
 //!
 //! One file or folder per integration. [`plan`] says which types are native.
 
@@ -14,6 +14,7 @@ mod dynamic_config;
 mod flatten;
 mod message;
 mod plan;
+pub mod private_address;
 mod refusal;
 pub mod resolve;
 mod webhook;

@@ -229,7 +229,8 @@ impl Counts {
 }
 
 /// Stages whose filtered events have a counter from the start.
-const FILTERING_STAGES: [&str; 4] = ["bot_management", "event_blocking", "destination_filter", "event_filter"];
+const FILTERING_STAGES: [&str; 5] =
+    ["bot_management", "event_blocking", "destination_filter", "user_transformer", "event_filter"];
 
 fn filtered_counter(source_id: &str, stage: &'static str) -> Counter {
     counter!("proc_filtered_counts", "partition" => source_id.to_owned(), "stage" => stage)
@@ -248,7 +249,7 @@ pub(super) struct Meters {
     unreadable: Counter,
     duplicates: Counter,
     unknown_source: Counter,
-    filtered: [(&'static str, Counter); 4],
+    filtered: [(&'static str, Counter); 5],
     delay: Gauge,
     reads: Counter,
     read_time: Histogram,

@@ -8,6 +8,26 @@ use super::parameters::EventFacts;
 use crate::backend_config::{Destination, Source};
 use crate::jobsdb::Job;
 
+/// The same for the user transformation: with its ids, and for replays under the ids of the originals, which code
+/// knows (processor.md 7.1).
+pub(super) fn for_transformation(mut metadata: Value, source: &Source, destination: &Destination) -> String {
+    if let (Some(members), Some(transformation)) = (metadata.as_object_mut(), destination.transformations.first()) {
+        let ids = [("transformationId", &transformation.id), ("transformationVersionId", &transformation.version_id)];
+        for (key, id) in ids.into_iter().filter(|(_, id)| !id.is_empty()) {
+            members.insert(key.to_owned(), Value::from(id.as_str()));
+        }
+        let replays = [
+            ("sourceId", "originalSourceId", &source.id, &source.original_id),
+            ("destinationId", "originalDestinationId", &destination.id, &destination.original_id),
+        ];
+        for (key, original_key, id, original) in replays.into_iter().filter(|(.., original)| !original.is_empty()) {
+            members.insert(key.to_owned(), Value::from(original.as_str()));
+            members.insert(original_key.to_owned(), Value::from(id.as_str()));
+        }
+    }
+    metadata.to_string()
+}
+
 /// The metadata object of one event for one destination. Empty members are left out where the list says so.
 pub(super) fn object(
     job: &Job,

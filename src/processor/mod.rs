@@ -9,7 +9,8 @@
 //! letter and holds up no other job. A read uses one snapshot of the workspace.
 //!
 //! The stages, in order: [`explode`], [`geo`], [`bots`], [`duplicates`] with the rule of [`dedup`], [`archive`], [`choose`]
-//! with [`consent`], [`timefields`], [`tracking_plan`], [`filter`], then the destination transformation (`destination`).
+//! with [`consent`], [`timefields`], [`tracking_plan`], `user_transform`, [`filter`], then the destination
+//! transformation (`destination`).
 //! [`pipeline`] calls them, [`handover`] gathers what comes out, [`worker`] reads and stores.
 //! Stored numbers are integers where they are integral: the gateway writes them so (processor.md 19.1), and
 //! slices keep them.
@@ -37,6 +38,7 @@ mod run_tally;
 pub mod timefields;
 pub mod tracking_plan;
 pub mod transform_at;
+mod user_transform;
 mod worker;
 
 use std::collections::HashMap;
@@ -50,6 +52,7 @@ use crate::backend_config::Snapshots;
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError, Queue};
 use crate::settings::Live;
+use crate::transform::Engine;
 use worker::Shared;
 
 /// What the processor works with.
@@ -109,8 +112,10 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), ProcessorErr
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     // One more than there are cores, so that a read can wait for the store while others use the processor.
     let shared = Arc::new(Shared {
+        engine: Engine::new(deps.settings.clone()),
         deps,
         slots: Arc::new(Semaphore::new(cores + 1)),
+        aside: Arc::new(Semaphore::new(worker::MOST_ASIDE_KIB)),
         in_flight: Arc::default(),
         lookups: Arc::default(),
     });

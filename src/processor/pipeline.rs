@@ -5,11 +5,14 @@
 //! is handed to `emit`, which stores it.
 //!
 //! Stages per event: enrich (place, bots), drop (bots, blocked events, duplicates), archive copy, destinations that
-//! it may go to, time fields, tracking plan; then per destination: event filter, destination transformation. User
-//! transformations have their place between the tracking plan and the event filter.
+//! it may go to, time fields, tracking plan; then per destination: user transformation, event filter, destination
+//! transformation. Events of destinations with a user transformation are gathered in `gathered`; the caller has them
+//! transformed when the read is through and brings back what came of them.
 //!
 //! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
 //! per destination the payload. One buffer for parameters and one for copies serve the whole read.
+
+mod transformed;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -37,10 +40,12 @@ use super::route::{Route, SourceRoutes};
 use super::run_tally::RunTally;
 use super::timefields;
 use super::transform_at::TransformAt;
+use super::user_transform::{Gathered, Held, STAGE};
 use crate::backend_config::Snapshot;
 use crate::destination::{Message, Output, may_hold_key};
 use crate::jobsdb::{CancelledRuns, Job, NewJob, Queue};
 use crate::settings::Settings;
+use crate::transform::Event;
 
 /// The `customVal` of gateway and archive jobs.
 pub(super) const GATEWAY: &str = "GW";
@@ -69,6 +74,10 @@ pub struct Pipeline<'a> {
     told_versions: HashMap<String, i64>,
     /// Present where deduplication is on.
     pub(super) duplicates: Option<Duplicates<'a>>,
+    /// Events that wait for their user transformation.
+    pub(super) gathered: Gathered,
+    /// What gateway jobs count for whose events wait, or that come behind such jobs, by job.
+    waiting_runs: HashMap<u64, RunTally>,
     cancelled_runs: CancelledRuns,
     /// What the events of the last gateway job count for.
     run: RunTally,
@@ -111,6 +120,8 @@ impl<'a> Pipeline<'a> {
             places: None,
             told_versions: HashMap::new(),
             duplicates,
+            gathered: Gathered::default(),
+            waiting_runs: HashMap::new(),
             cancelled_runs: CancelledRuns::default(),
             run: RunTally::default(),
             buffers: Buffers::default(),
@@ -140,6 +151,17 @@ impl<'a> Pipeline<'a> {
         self.lookups = Arc::clone(lookups);
         self.places = if self.settings.processor.geo.enabled { lookups.geo.current() } else { None };
         self
+    }
+
+    /// The job that was run last waits for transformations, of its own or of jobs before it.
+    pub(super) fn hold_run(&mut self, job_id: u64) {
+        let run = self.take_run();
+        self.waiting_runs.insert(job_id, run);
+    }
+
+    /// What a job that waited counts for.
+    pub(super) fn take_held_run(&mut self, job_id: u64) -> RunTally {
+        self.waiting_runs.remove(&job_id).unwrap_or_default()
     }
 
     /// What the read counted, and the sources for the next one.
@@ -194,6 +216,7 @@ impl<'a> Pipeline<'a> {
             Err(_panic) => {
                 restart(output);
                 self.run.restart();
+                self.gathered.forget(job.id);
                 self.give_up(job, &mut |queue, new| emit(output, queue, new));
                 Ok(())
             }
@@ -280,10 +303,12 @@ impl<'a> Pipeline<'a> {
             places,
             told_versions,
             duplicates,
+            gathered,
             cancelled_runs,
             run,
             buffers,
             counts,
+            waiting_runs: _,
         } = self;
         let Some(source) = source_of(sources, &parameters.source_id, snapshot, settings, lookups) else {
             counts.unknown_source(&parameters.source_id, events.len());
@@ -367,9 +392,34 @@ impl<'a> Pipeline<'a> {
             let is_drained = !parameters.source_job_run_id.is_empty()
                 && (settings.processor.drained_job_runs.iter().any(|listed| *listed == parameters.source_job_run_id)
                     || cancelled_runs.contains(&parameters.source_job_run_id));
-            for route in source.routes.iter().filter(is_wanted) {
-                let outputs = isolated(|| passing.outputs(route, is_drained));
+            for (place, route) in source.routes.iter().enumerate().filter(|(_, route)| is_wanted(route)) {
                 let destination = &route.candidate.destination;
+                match &route.transformer {
+                    None => {}
+                    Some(Ok(code)) => {
+                        let held = Held {
+                            job_id: job.id,
+                            kind,
+                            before,
+                            facts: facts.clone(),
+                            received_at: received.text().to_owned(),
+                            is_drained,
+                        };
+                        gathered.add(&parameters.source_id, place, code, passing.for_transformation(route), held);
+                        continue;
+                    }
+                    Some(Err(refusal)) => {
+                        let error = Cow::Owned(refusal.error.clone());
+                        let failed = Failed { stage: STAGE, status: refusal.status, error };
+                        let mark = Mark::new(Stage::UserTransformer, Some(before), State::Aborted, failed.status);
+                        counts.account(kind, &destination.id, mark);
+                        run.failed(&destination.id, &facts.record_id, failed.status);
+                        passing.dead_letter(route, &failed, now, buffers, emit);
+                        counts.failed(&destination.definition.name, STAGE, failed.status, &failed.error);
+                        continue;
+                    }
+                }
+                let outputs = isolated(|| passing.outputs(route, is_drained));
                 counts.routed(kind, &destination.id, before, outcome_of(&outputs));
                 match outputs {
                     Ok(Some(outputs)) => {
@@ -452,6 +502,17 @@ impl Passing<'_, '_> {
             status: refusal.status(),
             error: Cow::Owned(refusal.message),
         })
+    }
+
+    /// What the user transformation of the route gets.
+    fn for_transformation(&self, route: &Route) -> Event {
+        let (source, destination) = (&self.source.source, &route.candidate.destination);
+        let metadata = metadata::object(self.job, self.parameters, source, destination, self.facts, self.received_at);
+        Event {
+            message: self.event.to_json(),
+            metadata: metadata::for_transformation(metadata, source, destination),
+            message_id: self.facts.message_id.clone(),
+        }
     }
 
     fn deliver(

@@ -11,10 +11,11 @@ use super::lookups::Lookups;
 use super::parameters;
 use super::tracking_plan::SourcePlan;
 use super::transform_at::TransformAt;
-use crate::backend_config::{Snapshot, Source};
+use crate::backend_config::{Snapshot, Source, Workspace};
 use crate::destination::{Plan, is_batch};
 use crate::jobsdb::Queue;
 use crate::settings::Settings;
+use crate::transform::{self, Transformer};
 
 /// A source and the ways that its events may take.
 pub(super) struct SourceRoutes {
@@ -32,6 +33,8 @@ pub(super) struct SourceRoutes {
 pub(super) struct Route {
     pub(super) candidate: Candidate,
     pub(super) transform_at: TransformAt,
+    /// The user transformation, if there is one.
+    pub(super) transformer: Option<Transformer>,
     pub(super) filter: EventFilter,
     pub(super) plan: Plan,
     /// Where the jobs go.
@@ -49,10 +52,12 @@ impl SourceRoutes {
         lookups: &Lookups,
     ) -> Option<SourceRoutes> {
         let source = Arc::clone(snapshot.source_by_id.get(source_id)?);
-        let workspace_settings: Option<&Map<String, Value>> =
-            snapshot.workspaces.get(&source.workspace_id).map(|workspace| &workspace.settings);
-        let routes =
-            candidates(&source).into_iter().map(|candidate| Route::new(&source, candidate, settings)).collect();
+        let workspace = snapshot.workspaces.get(&source.workspace_id);
+        let workspace_settings: Option<&Map<String, Value>> = workspace.map(|workspace| &workspace.settings);
+        let nothing = Workspace::default();
+        let workspace = workspace.map_or(&nothing, |workspace| workspace);
+        let route = |candidate| Route::new(&source, candidate, workspace, settings);
+        let routes = candidates(&source).into_iter().map(route).collect();
         Some(SourceRoutes {
             routes,
             has_archive: archive::exists(&settings.archival, workspace_settings),
@@ -71,11 +76,12 @@ impl SourceRoutes {
 }
 
 impl Route {
-    fn new(source: &Source, candidate: Candidate, settings: &Settings) -> Route {
+    fn new(source: &Source, candidate: Candidate, workspace: &Workspace, settings: &Settings) -> Route {
         let destination = &candidate.destination;
         let transform_at = TransformAt::of(&settings.processor, destination);
         Route {
             transform_at,
+            transformer: transform::of_destination(destination, workspace),
             filter: EventFilter::new(source, destination, transform_at),
             plan: Plan::new(destination),
             queue: if is_batch(&destination.definition.name) { Queue::BatchRt } else { Queue::Rt },

@@ -286,3 +286,78 @@ async fn figures_are_stored_with_their_batch_joined_later_and_dropped_when_old()
     });
     assert_eq!(figures.await.unwrap(), 0);
 }
+
+/// Two sources for one destination with this user transformation.
+fn transforming(code: &str) -> Snapshot {
+    let mut snapshot = snapshot();
+    let code = crate::backend_config::TransformationCode::new("v1", "Mine", "", code.to_owned());
+    let transformation = crate::backend_config::Transformation {
+        id: "t1".to_owned(),
+        version_id: "v1".to_owned(),
+        code: Some(Arc::new(code)),
+        ..crate::backend_config::Transformation::default()
+    };
+    for source in snapshot.source_by_id.values_mut() {
+        let source = Arc::make_mut(source);
+        for destination in &mut source.destinations {
+            Arc::make_mut(destination).transformations.push(transformation.clone());
+        }
+    }
+    snapshot
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_of_a_transformation_go_on_and_what_fails_is_kept_as_it_was() {
+    let mut kit = Kit::new(settings());
+    let code = "export function transformEvent(event, metadata) {
+        const id = event.messageId;
+        if (id === 'drop') return null;
+        if (id === 'fail') { event.userId = 'changed'; throw new Error('no'); }
+        if (id === 'two') return [{ ...event, event: 'One' }, { ...event, event: 'Two' }];
+        const { transformationId, transformationVersionId, destinationId } = metadata(event);
+        return { ...event, event: [transformationId, transformationVersionId, destinationId].join() };
+    }";
+    kit.deps.config = BackendConfig::fixed(transforming(code)).subscribe();
+    let ids = ["a", "drop", "two", "fail", "b"];
+    kit.store(&ids.map(|id| ("src1", "u", id))).await;
+    let jobs = kit.process(4, 0).await;
+    let shown: Vec<(String, String)> = jobs
+        .iter()
+        .map(|job| {
+            let parameters: Value = serde_json::from_slice(&job.parameters).unwrap();
+            let payload: Value = serde_json::from_slice(&job.payload).unwrap();
+            assert_eq!(payload["body"]["JSON"]["event"], parameters["event_name"]);
+            let text = |key: &str| parameters[key].as_str().unwrap().to_owned();
+            (text("message_id"), text("event_name"))
+        })
+        .collect();
+    let expected = [("a", "t1,v1,d1"), ("two", "One"), ("two", "Two"), ("b", "t1,v1,d1")];
+    assert_eq!(shown, expected.map(|(id, name)| (id.to_owned(), name.to_owned())));
+    let limits = Limits { jobs: 10, events: 0, bytes: 0 };
+    let dead = kit.jobs.fetch_async(Queue::ProcError, &Select::default(), limits).await.unwrap().jobs;
+    assert_eq!(dead.len(), 1);
+    let parameters: Value = serde_json::from_slice(&dead[0].parameters).unwrap();
+    assert_eq!((&parameters["stage"], &parameters["status_code"]), (&json!("user_transformer"), &json!(400)));
+    assert!(parameters["error"].as_str().unwrap().starts_with("Error: no\n    at transformEvent (Mine:4:"));
+    let payload: Value = serde_json::from_slice(&dead[0].payload).unwrap();
+    assert_eq!((&payload[0]["messageId"], &payload[0]["userId"]), (&json!("fail"), &json!("u")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_a_transformation_makes_has_a_message_id_of_its_own_and_a_slow_source_stalls_no_other() {
+    let mut kit = Kit::new(settings());
+    let code = "export function transformBatch(events, metadata) {
+        if (metadata(events[0]).sourceId === 'src1') for (;;) {}
+        return [{ type: 'track', event: 'Sum', count: events.length }];
+    }";
+    kit.deps.config = BackendConfig::fixed(transforming(code)).subscribe();
+    let slow: Vec<(&str, &str, &str)> = (0..50).map(|_| ("src1", "u", "s")).collect();
+    kit.store(&slow).await;
+    kit.store(&[("src2", "u", "x"), ("src2", "u", "y")]).await;
+    let began = std::time::Instant::now();
+    let jobs = kit.process(1, 50).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(jobs[0].partition.source_id, "src2");
+    let ids = message_ids(&jobs[..1]);
+    assert!(Uuid::parse_str(&ids[0]).is_ok(), "{ids:?}");
+}

@@ -19,12 +19,14 @@ use super::events::{self, Counts, Meters};
 use super::handover::{Handover, MessageIds};
 use super::lookups::Lookups;
 use super::pipeline::{Pipeline, Sources};
+use super::user_transform::{Chunk, Later};
 use super::{Deps, ProcessorError, accounting};
 use crate::backend_config::Snapshot;
 use crate::clock::Clock;
 use crate::event::time::Moment;
-use crate::jobsdb::{EncodedJob, Gate, JobsDb, JobsDbError, Lease, Limits, NewJob, Queue, Select};
+use crate::jobsdb::{EncodedJob, Gate, Job, JobsDb, JobsDbError, Lease, Limits, NewJob, Queue, Select};
 use crate::settings::Settings;
+use crate::transform::{Engine, Reply};
 
 /// A page ends when what came of it is larger than this; its other jobs are read again, next.
 const MOST_OUTPUT_BYTES: u64 = 32 << 20;
@@ -33,6 +35,9 @@ const MOST_OUTPUT_BYTES: u64 = 32 << 20;
 const BETWEEN_SMALL_READS: Duration = Duration::from_millis(2);
 /// Reads of this many jobs are small. A single job is never kept waiting.
 const SMALL_READ: std::ops::Range<usize> = 2..128;
+/// Reads that only wait for their transformations are set aside, so that they do not hold a slot, up to this many KiB
+/// of events in all.
+pub(super) const MOST_ASIDE_KIB: usize = 64 << 10;
 /// First pause after a failure; it doubles up to `Processor.maxLoopSleep`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,6 +46,10 @@ pub(super) struct Shared {
     pub(super) deps: Deps,
     /// How many reads may be in memory at once.
     pub(super) slots: Arc<Semaphore>,
+    /// Room for reads that are set aside, in KiB.
+    pub(super) aside: Arc<Semaphore>,
+    /// Runs user transformations.
+    pub(super) engine: Engine,
     /// Message ids of events on their way.
     pub(super) in_flight: Arc<InFlight<u128>>,
     /// What events are held against.
@@ -200,14 +209,16 @@ impl Worker {
             clock: self.shared.deps.clock.clone(),
             meters: Arc::clone(&self.meters),
             known: Arc::clone(&self.known),
+            shared: Arc::clone(&self.shared),
+            stop: self.stop.clone(),
         };
         // One hop to a thread that may block, for the read and for what comes of it.
-        let processed = match tokio::task::spawn_blocking(move || read.perform()).await {
+        let processed = match tokio::task::spawn_blocking(move || read.perform(slot)).await {
             Ok(processed) => processed?,
             Err(lost) => return Err(ProcessorError::Lost(lost.to_string())),
         };
         Ok(match processed {
-            Some((handover, counts, jobs)) => Look::Batch(Box::new(Batch { handover, counts, jobs, _slot: slot })),
+            Some(batch) => Look::Batch(Box::new(batch)),
             None => Look::Empty,
         })
     }
@@ -282,12 +293,21 @@ struct Read {
     clock: Clock,
     meters: Arc<Meters>,
     known: Arc<Mutex<KnownSources>>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
+
+/// A gateway job that is handed over when the transformations are done.
+struct Waits<'p> {
+    job: &'p Job,
+    outputs: Vec<(Queue, EncodedJob)>,
+    ids: Option<MessageIds>,
 }
 
 impl Read {
     /// Reads a page, sends it through the pipeline and gathers what comes out; `None` when there is nothing.
     /// Runs on a thread that may block.
-    fn perform(&self) -> Result<Option<(Handover, Counts, usize)>, ProcessorError> {
+    fn perform(&self, mut slot: OwnedSemaphorePermit) -> Result<Option<Batch>, ProcessorError> {
         let started = Instant::now();
         let page = self.jobs.fetch(Queue::Gw, &self.select, self.limits)?;
         self.meters.read(page.jobs.len(), started.elapsed());
@@ -313,6 +333,7 @@ impl Read {
         let mut outputs: Vec<(Queue, EncodedJob)> = Vec::new();
         let mut output_bytes = 0;
         let mut handed_over = 0;
+        let mut waiting: Vec<Waits<'_>> = Vec::new();
         pipeline.look_up(&page.jobs)?;
         for job in &page.jobs {
             let encode = |outputs: &mut Vec<(Queue, EncodedJob)>, queue: Queue, new: &NewJob<'_>| {
@@ -320,12 +341,39 @@ impl Read {
             };
             pipeline.run_guarded(job, &mut outputs, encode, Vec::clear)?;
             let ids = pipeline.duplicates.as_mut().map(|found| MessageIds { claims: found.take_claims(), expiry_ms });
-            let bytes = handover.add(job.lease, &mut outputs, ids, pipeline.take_run());
-            pipeline.counts.stored_bytes(bytes);
             handed_over += 1;
-            output_bytes += bytes;
-            if output_bytes > MOST_OUTPUT_BYTES {
+            if pipeline.gathered.is_empty() {
+                let bytes = handover.add(job.lease, &mut outputs, ids, pipeline.take_run());
+                pipeline.counts.stored_bytes(bytes);
+                output_bytes += bytes;
+            } else {
+                // Behind a job that waits for its transformation, so that jobs end in their order.
+                output_bytes += outputs.iter().map(|(_, output)| output.stored_bytes() as u64).sum::<u64>();
+                pipeline.hold_run(job.id);
+                waiting.push(Waits { job, outputs: std::mem::take(&mut outputs), ids });
+            }
+            if output_bytes + pipeline.gathered.bytes() as u64 > MOST_OUTPUT_BYTES {
                 break;
+            }
+        }
+        if !waiting.is_empty() {
+            let most = self.settings.transform.batch_size;
+            let bytes = pipeline.gathered.bytes();
+            let chunks = std::mem::take(&mut pipeline.gathered).into_chunks(most);
+            let Some((replies, kept)) = self.transform(&chunks, bytes, slot) else { return Ok(None) };
+            slot = kept;
+            let later = Later::of(waiting.iter().map(|waits| waits.job));
+            for (chunk, reply) in chunks.iter().zip(replies) {
+                pipeline.transformed(chunk, reply, &later, &mut |place, queue, new| {
+                    if let Some(waits) = waiting.get_mut(place) {
+                        waits.outputs.push((queue, self.jobs.encode(queue, new)));
+                    }
+                });
+            }
+            for mut waits in waiting {
+                let run = pipeline.take_held_run(waits.job.id);
+                let bytes = handover.add(waits.job.lease, &mut waits.outputs, waits.ids, run);
+                pipeline.counts.stored_bytes(bytes);
             }
         }
         drop(leased.leases.drain(..handed_over));
@@ -337,6 +385,43 @@ impl Read {
         {
             handover.add_figures(key, value);
         }
-        Ok(Some((handover, counts, handed_over)))
+        Ok(Some(Batch { handover, counts, jobs: handed_over, _slot: slot }))
+    }
+
+    /// Has chunks transformed, all of them at the same time as far as there are threads; `None` when the node stops
+    /// meanwhile. A read that fits aside does not keep its slot: a slow transformation stalls no other source.
+    fn transform(
+        &self,
+        chunks: &[Chunk],
+        bytes: usize,
+        slot: OwnedSemaphorePermit,
+    ) -> Option<(Vec<Reply>, OwnedSemaphorePermit)> {
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        let (mut slot, aside) = match Arc::clone(&self.shared.aside).try_acquire_many_owned(kib) {
+            Ok(aside) => {
+                drop(slot);
+                (None, Some(aside))
+            }
+            Err(_full) => (Some(slot), None),
+        };
+        tokio::runtime::Handle::current().block_on(async {
+            let replies =
+                futures_util::future::join_all(chunks.iter().map(|chunk| self.shared.engine.run(chunk.batch())));
+            let replies = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                replies = replies => replies,
+            };
+            let slot = match slot.take() {
+                Some(slot) => slot,
+                None => tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return None,
+                    slot = Arc::clone(&self.shared.slots).acquire_owned() => slot.ok()?,
+                },
+            };
+            drop(aside);
+            Some((replies, slot))
+        })
     }
 }

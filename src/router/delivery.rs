@@ -21,10 +21,10 @@ use reqwest::header::{
 use reqwest::{Client, Method, Request, Response, StatusCode, Url, redirect};
 use url::Host;
 
-use super::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
 use super::response::stored_text;
 use super::status_table::is_success;
 use super::wire::WireRequest;
+use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
 use crate::destination::resolve;
 
 /// Code of a request that got no answer.

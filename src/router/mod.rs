@@ -9,7 +9,7 @@
 //!
 //! Where things are: the rules are pure files with table tests ([`status_table`], [`backoff`], [`retry_limit`],
 //! [`error_response`], [`drain`], [`barrier`], [`pickup`], [`throttle`], [`unreachable`], [`worker_index`],
-//! [`worker_batch`], [`private_address`], [`wire`], [`response`]); `partition` runs them for one destination with
+//! [`worker_batch`], [`wire`], [`response`]); `partition` runs them for one destination with
 //! `walk`, `worker` and `status_writer`; [`delivery`] talks HTTP.
 
 pub mod backoff;
@@ -24,7 +24,6 @@ pub mod outcome;
 mod partition;
 pub mod pickup;
 mod plan;
-pub mod private_address;
 pub mod response;
 pub mod retry_limit;
 mod shared;

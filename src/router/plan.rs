@@ -12,10 +12,10 @@ use super::delivery::{DeliveryRules, Way};
 use super::drain::Standing;
 use super::event_origin::ConfiguredOrigins;
 use super::events::{Labels, Meters};
-use super::private_address::AddressRules;
 use super::throttle::{AdaptiveParams, Rate};
 use super::wire::Identity;
 use crate::backend_config::{Destination, Scrubber, Snapshot};
+use crate::destination::private_address::AddressRules;
 use crate::settings::{RouterTypeSettings, Settings};
 
 /// Rates per endpoint label or event type that are remembered.

@@ -95,6 +95,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::router::KEYS,
         super::runs::KEYS,
         super::storage::KEYS,
+        super::transform::KEYS,
         super::webhook::KEYS,
     ]
     .into_iter()

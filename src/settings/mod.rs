@@ -30,6 +30,7 @@ mod processor;
 mod router;
 mod runs;
 mod storage;
+mod transform;
 mod webhook;
 
 use std::path::PathBuf;
@@ -55,6 +56,7 @@ pub use raw::{Origin, Raw, Reader, SettingsError};
 pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings};
 pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
+pub use transform::TransformSettings;
 pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
@@ -76,6 +78,8 @@ pub struct Settings {
     pub backend_config: BackendConfigSettings,
     /// The processor's limits.
     pub processor: ProcessorSettings,
+    /// User transformations.
+    pub transform: TransformSettings,
     /// Real-time delivery.
     pub router: RouterSettings,
     /// Delivery in files.
@@ -100,13 +104,16 @@ impl Settings {
     pub fn from_raw(raw: &Arc<Raw>) -> Result<Settings, Vec<SettingsError>> {
         let reader = Reader::new(raw);
         let storage = StorageSettings::read(&reader);
+        let admin = AdminSettings::read(&reader);
+        let own_listeners = admin.listen.into_iter().collect();
         let settings = Settings {
+            transform: TransformSettings::read(&reader, storage.profile, own_listeners),
+            admin,
             data_dir: PathBuf::from(reader.text("dataDir")),
             gateway: GatewaySettings::read(&reader, storage.profile),
             listener: ListenerSettings::read(&reader),
             admission: AdmissionSettings::read(&reader, raw),
             webhook: WebhookSettings::read(&reader),
-            admin: AdminSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),

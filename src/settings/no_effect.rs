@@ -370,8 +370,6 @@ pub(super) const NO_EFFECT: &[NoEffect] = &[
             "Processor.enableConcurrentStore",
             "Processor.<DEST>.transformAt",
             "Processor.Stats.captureEventName",
-            "Processor.UserTransformer.batchSize",
-            "Processor.userTransformBatchSize",
             "Processor.TrackingPlanValidation.batchSize",
             "Processor.DestinationTransformer.batchSize",
             "Processor.transformBatchSize",

@@ -13,6 +13,8 @@ use pintle::processor::filter::{EventFilter, Verdict};
 use pintle::processor::timefields::{self, Received};
 use pintle::processor::tracking_plan::{Plans, SourcePlan};
 use pintle::processor::transform_at::TransformAt;
+use pintle::settings::{Live, Settings};
+use pintle::transform::{Batch, Code, Contract, Engine, Event, Library, Origin, Verdict as Transformed, camel_case};
 use serde_json::{Map, Value, json};
 
 use crate::report::CaseResult;
@@ -42,10 +44,12 @@ fn same(stage: &str, actual: &Value, expected: &Value) -> bool {
     let set = |value: &Value| -> BTreeSet<String> {
         value["allowed"].as_array().into_iter().flatten().map(Value::to_string).collect()
     };
-    if stage == "tracking_plan" {
-        return same_verdict(actual, expected);
+    match stage {
+        "integrations" => set(actual) == set(expected),
+        "tracking_plan" => same_verdict(actual, expected),
+        "user_transform" => same_responses(actual, expected),
+        _ => actual == expected,
     }
-    if stage == "integrations" { set(actual) == set(expected) } else { actual == expected }
 }
 
 fn actual(stage: &str, config: &Value, input: &Value) -> Option<Value> {
@@ -58,6 +62,7 @@ fn actual(stage: &str, config: &Value, input: &Value) -> Option<Value> {
         "dedup" => Some(dedup(config, input)),
         "geo_bot" => Some(bots(config, input)),
         "tracking_plan" => Some(tracking_plan(config, input)),
+        "user_transform" => Some(user_transform(config, input)),
         _ => None,
     }
 }
@@ -216,6 +221,71 @@ fn same_verdict(actual: &Value, expected: &Value) -> bool {
         && actual["annotated"] == expected["annotated"]
         && wanted.iter().all(|wanted| is_one_of_left(wanted, &mut left))
         && left.is_empty()
+}
+
+/// Responses as the contract with a remote transformer shapes them, by the embedded engine.
+fn user_transform(config: &Value, input: &Value) -> Value {
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let listed = |key: &str| config[key].as_array().cloned().unwrap_or_default();
+    let library = |given: &Value| Library { specifier: camel_case(&text(given, "name")), text: text(given, "code") };
+    let contract = if config["codeVersion"] == "0" { Contract::Script } else { Contract::Module };
+    let code = Code::new(
+        &text(config, "transformationName"),
+        "v1",
+        contract,
+        text(config, "code"),
+        listed("libraries").iter().map(library).collect(),
+        listed("credentials").iter().map(|given| (text(given, "key"), text(given, "value"))).collect(),
+    );
+    let given = input["events"].as_array().cloned().unwrap_or_default();
+    let ids: Vec<String> = given.iter().map(|event| text(&event["metadata"], "messageId")).collect();
+    let events = given.iter().zip(&ids).map(|(event, id)| Event {
+        message: event["message"].to_string(),
+        metadata: event["metadata"].to_string(),
+        message_id: id.clone(),
+    });
+    let batch = Batch { code: Arc::new(code), events: events.collect(), lane: 0, keeps_logs: false };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let reply = runtime.block_on(async { Engine::new(Live::new(Settings::defaults())).run(batch).await });
+    let responses = reply.results.into_iter().map(|result| {
+        let mut response = json!({ "statusCode": result.verdict.status() });
+        match result.verdict {
+            Transformed::Output(output) => response["output"] = serde_json::from_str(&output).expect("JSON"),
+            Transformed::Failed { error, .. } => response["error"] = error.into(),
+            Transformed::Dropped => {}
+        }
+        match result.origin {
+            Origin::Event(at) => response["messageId"] = ids[at].as_str().into(),
+            Origin::Fresh { message_id } => response["messageId"] = message_id.into(),
+            Origin::All => response["messageIds"] = ids.clone().into(),
+        }
+        response
+    });
+    json!({ "responses": responses.collect::<Vec<Value>>(), "ids": ids })
+}
+
+/// Compared as multisets; members that are not expected are not compared.
+fn same_responses(actual: &Value, expected: &Value) -> bool {
+    let list = |value: &Value| value["responses"].as_array().cloned().unwrap_or_default();
+    let mut left = list(actual);
+    let expected = list(expected);
+    let fits = |response: &Value, expected: &Value| {
+        expected.as_object().into_iter().flatten().all(|(key, value)| match key.as_str() {
+            "errorPrefix" => {
+                response["error"].as_str().is_some_and(|error| error.starts_with(value.as_str().unwrap_or_default()))
+            }
+            "messageId" if value == "*" => {
+                let inputs = actual["ids"].as_array().into_iter().flatten();
+                response["messageId"].is_string() && !inputs.into_iter().any(|id| *id == response["messageId"])
+            }
+            _ => response.get(key) == Some(value),
+        })
+    };
+    left.len() == expected.len()
+        && expected.iter().all(|wanted| {
+            let place = left.iter().position(|response| fits(response, wanted));
+            place.map(|at| left.swap_remove(at)).is_some()
+        })
 }
 
 fn chosen(source: &Source, event: &Value, only: Option<&str>) -> Vec<String> {

@@ -13,6 +13,7 @@ use reqwest::Url;
 use serde_json::{Map, Value, json};
 
 use pintle::backend_config::{Destination, DestinationDefinition};
+use pintle::destination::private_address::{AddressRules, REFUSED_CODE, REFUSED_TEXT};
 use pintle::destination::{Message, Plan};
 use pintle::router::backoff;
 use pintle::router::barrier::{Barrier, Ended, Params};
@@ -20,7 +21,6 @@ use pintle::router::drain::{Facts, Reason, Standing, reason};
 use pintle::router::error_response::{ErrorAt, Previous};
 use pintle::router::outcome::{Attempted, Before, judge, status_after_attempt, status_after_drain};
 use pintle::router::pickup::{Candidate, Decision, Pass, PassRules, Step, next_step};
-use pintle::router::private_address::{AddressRules, REFUSED_CODE, REFUSED_TEXT};
 use pintle::router::response::stored_text;
 use pintle::router::retry_limit::{LastAttempt, Limit, is_reached};
 use pintle::router::status_table::{Verdict, is_success, is_terminal, verdict};

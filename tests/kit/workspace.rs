@@ -61,6 +61,22 @@ impl Workspace {
         self
     }
 
+    /// Gives the destination that was added last a user transformation.
+    #[allow(dead_code, reason = "not every test transforms")]
+    pub fn transformed(mut self, code: &str) -> Workspace {
+        if let Some(destination) = self.destinations.last_mut() {
+            let id = destination["id"].as_str().unwrap_or_default().to_owned();
+            destination["transformations"] = json!([{
+                "id": format!("transformation-{id}"),
+                "versionId": format!("version-{id}"),
+                "config": {},
+                "language": "javascript",
+                "code": code,
+            }]);
+        }
+        self
+    }
+
     /// Sets members of the definition's config of a destination.
     pub fn define(&mut self, id: &str, members: Value) {
         let destination = self.destinations.iter_mut().find(|destination| destination["id"] == id);

@@ -37,4 +37,5 @@ mod order;
 mod restart;
 mod rules;
 mod sdk;
+mod transformations;
 mod webhook;

@@ -1,4 +1,4 @@
-//! Which addresses a delivery may connect to (router.md 6.5, security.md 4).
+//! Which addresses a delivery or a transformation may connect to (router.md 6.5, security.md 4).
 //!
 //! [`AddressRules`] judges one address; the wrapped forms of IPv4 inside IPv6 are unwrapped first. Whoever connects
 //! resolves once, lets every answer be judged, and connects only to what was judged.
