@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Deps;
 use crate::destination::{Message, is_batch};
 use crate::event::time::Moment;
-use crate::jobsdb::{Durability, Job, JobsDb, JobsDbError, Lease, Limits, NewJob, Outcome, Queue, Select, Tx};
+use crate::jobsdb::{self, Durability, Job, JobsDb, JobsDbError, Lease, Limits, NewJob, Outcome, Queue, Select, Tx};
 
 /// Jobs and bytes of one page, and of the transaction that changes them.
 const PAGE: Limits = Limits { jobs: 200, events: 0, bytes: 4 << 20 };
@@ -330,20 +330,6 @@ pub(super) fn change(deps: &Deps, filter: &Filter, change: Change) -> Result<Dea
     }
 }
 
-/// Parameters that a job takes over from its dead letter.
-const TAKEN_OVER: [&str; 10] = [
-    "source_id",
-    "destination_id",
-    "source_job_run_id",
-    "source_task_run_id",
-    "record_id",
-    "connection_id",
-    "message_id",
-    "event_name",
-    "event_type",
-    "transform_at",
-];
-
 fn replay(deps: &Deps, job: &Job, letter: &Map<String, Value>, tx: &mut Tx) -> Result<(), String> {
     let Some(snapshot) = deps.config.current() else { return Err("there is no workspace configuration".to_owned()) };
     let partition = &job.partition;
@@ -371,8 +357,10 @@ fn replay(deps: &Deps, job: &Job, letter: &Map<String, Value>, tx: &mut Tx) -> R
         (queue, deps.jobs.encode(queue, &job))
     };
     let (queue, encoded) = if matches!(stage, "router" | "batch_router") {
-        let mut parameters: Map<String, Value> =
-            TAKEN_OVER.iter().filter_map(|name| Some(((*name).to_owned(), letter.get(*name)?.clone()))).collect();
+        let mut parameters: Map<String, Value> = jobsdb::DeadLetter::KEPT
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), letter.get(*name)?.clone())))
+            .collect();
         for (name, value) in [
             ("source_name", source.name.as_str()),
             ("source_category", &source.definition.category),

@@ -9,20 +9,6 @@ use super::api::{EncodedJob, NewJob, Partition, Queue};
 /// Longest error text that is kept, in bytes.
 const LONGEST_ERROR: usize = 10 << 10;
 
-/// Parameters of the job that the dead letter keeps.
-const KEPT: [&str; 10] = [
-    "source_id",
-    "destination_id",
-    "source_job_run_id",
-    "source_task_run_id",
-    "record_id",
-    "connection_id",
-    "message_id",
-    "event_name",
-    "event_type",
-    "transform_at",
-];
-
 /// A job that was given up, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadLetter<'a> {
@@ -49,10 +35,24 @@ pub struct DeadLetter<'a> {
 }
 
 impl DeadLetter<'_> {
+    /// Parameters of the job that the dead letter keeps, and that the job gets back when it is replayed.
+    pub const KEPT: [&'static str; 10] = [
+        "source_id",
+        "destination_id",
+        "source_job_run_id",
+        "source_task_run_id",
+        "record_id",
+        "connection_id",
+        "message_id",
+        "event_name",
+        "event_type",
+        "transform_at",
+    ];
+
     fn parameters(&self) -> Map<String, Value> {
         let mut of_job: Map<String, Value> = serde_json::from_slice(self.parameters).unwrap_or_default();
         let mut parameters = Map::new();
-        for name in KEPT {
+        for name in Self::KEPT {
             if let Some(value) = of_job.remove(name) {
                 parameters.insert(name.to_owned(), value);
             }

@@ -24,6 +24,8 @@ const LOGGED_PER_READ: usize = 3;
 pub(super) struct Counts {
     pub(super) jobs: u64,
     pub(super) events: u64,
+    /// Events that are not looked at, counted but not yet accounted for.
+    pub(super) led_nowhere: u64,
     pub(super) archived: u64,
     pub(super) to_router: u64,
     pub(super) to_batch_router: u64,
@@ -50,6 +52,21 @@ impl Counts {
     pub(super) fn kind_of(&mut self, event: &Message<'_>) -> u32 {
         let text = |key: &str| event.text(key).unwrap_or_default();
         self.tally.kind(&text("type"), &text("event"))
+    }
+
+    /// Events that nobody looked at, because nothing can come of them; so the figures do not tell their kinds apart.
+    pub(super) fn account_for_those_that_led_nowhere(&mut self) {
+        let events = std::mem::take(&mut self.led_nowhere);
+        if events == 0 {
+            return;
+        }
+        self.events += events;
+        self.filtered_many(Stage::DestinationFilter.name(), events);
+        let kind = self.tally.kind("", "");
+        let accepted = Mark::new(Stage::Gateway, None, State::Succeeded, 200);
+        let filtered = Mark::new(Stage::DestinationFilter, Some(Stage::Gateway), State::Filtered, 298);
+        self.tally.count_many(kind, accepted, events);
+        self.tally.count_many(kind, filtered, events);
     }
 
     /// What a stage said about an event.
@@ -124,9 +141,13 @@ impl Counts {
     }
 
     pub(super) fn filtered(&mut self, stage: &'static str) {
+        self.filtered_many(stage, 1);
+    }
+
+    fn filtered_many(&mut self, stage: &'static str, more: u64) {
         match self.filtered.iter_mut().find(|(known, _)| *known == stage) {
-            Some((_, events)) => *events += 1,
-            None => self.filtered.push((stage, 1)),
+            Some((_, events)) => *events += more,
+            None => self.filtered.push((stage, more)),
         }
     }
 

@@ -60,9 +60,9 @@ impl Sdk {
     /// Panics when the SDK reports that anything failed.
     pub fn send(self, node: SocketAddr, write_key: &str, events: usize, users: usize, prefix: &str) {
         let tools = tools().expect("missing_sdk was asked first");
-        let python = |script: &str| {
+        let python = |maker: &str| {
             let mut command = Command::new(tools.join("python/bin/python"));
-            command.arg(scripts().join(script));
+            command.arg(scripts().join("python/send.py")).arg(maker);
             command
         };
         let node_js = |script: &str| {
@@ -71,8 +71,8 @@ impl Sdk {
             command
         };
         let mut command = match self {
-            Sdk::Python => python("python/send.py"),
-            Sdk::SegmentPython => python("python/send_segment.py"),
+            Sdk::Python => python("rudderstack"),
+            Sdk::SegmentPython => python("segment"),
             Sdk::Node => node_js("node/send.js"),
             Sdk::SegmentNode => node_js("node/send_segment.js"),
             Sdk::Browser => node_js("node/send_browser.js"),

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use rustc_hash::FxHashMap;
+
 use super::record::{Record, Row};
 use super::{Stage, State};
 
@@ -57,7 +59,7 @@ pub(in super::super) struct Tally {
     kind_list: Vec<(String, String)>,
     destinations: HashMap<String, u32>,
     destination_list: Vec<String>,
-    rows: HashMap<RowKey, Sums>,
+    rows: FxHashMap<RowKey, Sums>,
 }
 
 impl Tally {
@@ -91,6 +93,11 @@ impl Tally {
     /// Counts one event. `destination` is empty where the stage is before the fan-out.
     pub(in super::super) fn count(&mut self, kind: u32, destination: &str, mark: Mark) {
         self.add(kind, destination, mark, Sums { events: 1, violations: 0 });
+    }
+
+    /// Counts events of a stage before the fan-out.
+    pub(in super::super) fn count_many(&mut self, kind: u32, mark: Mark, events: u64) {
+        self.add(kind, "", mark, Sums { events, violations: 0 });
     }
 
     /// Counts one event with so many violations of the type of the mark.

@@ -1,24 +1,27 @@
-"""Sends events with the real rudder-sdk-python, in the SDK's own batches, and flushes.
+"""Sends events with the real rudder-sdk-python or segment-analytics-python, in the SDK's own batches, and flushes.
 
-Usage: send.py <data plane url> <write key> <events> <users> <prefix>
+Usage: send.py rudderstack|segment <data plane url> <write key> <events> <users> <prefix>
 
 Event number n (from 0) is of user <prefix>-user-<n modulo users> and carries properties.n = n. Prints one JSON
 line {"sent": n, "failed": n} and ends with 1 when the SDK reported a failure.
 """
 
+import importlib
 import json
 import sys
 
-import rudderstack.analytics as analytics
+# What each SDK calls the address that it sends to.
+ADDRESS = {"rudderstack": "dataPlaneUrl", "segment": "host"}
 
 
 def main() -> int:
-    url, write_key, events, users, prefix = sys.argv[1:6]
+    maker, url, write_key, events, users, prefix = sys.argv[1:7]
     events, users = int(events), int(users)
     failures = []
 
+    analytics = importlib.import_module(f"{maker}.analytics")
     analytics.write_key = write_key
-    analytics.dataPlaneUrl = url
+    setattr(analytics, ADDRESS[maker], url)
     analytics.on_error = lambda error, items: failures.append((str(error), len(items)))
 
     for n in range(events):
