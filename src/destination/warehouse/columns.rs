@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Dialect;
 use super::types::{ColumnType, typed};
 use super::value::Json;
-use super::Dialect;
 use crate::event::json::push_string;
 
 /// A column of one row.

@@ -44,10 +44,9 @@ impl Conversion {
     /// The value as its column takes it, `None` when it is discarded.
     pub fn apply(self, value: Json<'_>) -> Option<Json<'_>> {
         Some(match (self, value) {
-            (Conversion::Keep, value) => value,
-            (Conversion::Text, value) => Json::Text(value.to_text().into_owned().into()),
             // Arrays stay arrays: they are written as JSON anyway.
-            (Conversion::Quote, value @ Json::Array(_)) => value,
+            (Conversion::Keep, value) | (Conversion::Quote, value @ Json::Array(_)) => value,
+            (Conversion::Text, value) => Json::Text(value.to_text().into_owned().into()),
             (Conversion::Quote, value) => Json::Text(value.to_json().into()),
             (Conversion::Truncate, Json::Number(number)) => match number.as_f64() {
                 // Beyond the integers of 64 bits the value stays: no column of integers takes it.

@@ -36,18 +36,4 @@ impl EventType {
             _ => return None,
         })
     }
-
-    /// The name in lower case.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            EventType::Track => "track",
-            EventType::Identify => "identify",
-            EventType::Page => "page",
-            EventType::Screen => "screen",
-            EventType::Group => "group",
-            EventType::Alias => "alias",
-            EventType::Extract => "extract",
-            EventType::Merge => "merge",
-        }
-    }
 }

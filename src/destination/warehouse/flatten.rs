@@ -185,7 +185,9 @@ mod tests {
 
     fn flat(json: &str, prefix: &str, full_prefix: &str, paths: &[&str], is_cloud: bool) -> String {
         let mut json_paths = JsonPaths::default();
-        paths.iter().for_each(|path| json_paths.add(path));
+        for path in paths {
+            json_paths.add(path);
+        }
         let rules = Flattening { naming: naming(), event_type: EventType::Track, json_paths: &json_paths, is_cloud };
         let mut columns = Columns::default();
         rules.flatten(&mut columns, Some(Json::parse(json).unwrap()), prefix, full_prefix).unwrap();

@@ -34,9 +34,9 @@ impl JsonPaths {
         if path.is_empty() {
             return;
         }
-        let names_event_type = EVENT_TYPES.iter().any(|event_type| {
-            path.get(..event_type.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(event_type))
-        });
+        let names_event_type = EVENT_TYPES
+            .iter()
+            .any(|event_type| path.get(..event_type.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(event_type)));
         self.0.push(JsonPath { key: path.replace('.', "_"), level: path.matches('.').count(), names_event_type });
     }
 

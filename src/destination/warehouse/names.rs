@@ -21,7 +21,7 @@ pub struct Naming {
 
 impl Naming {
     /// The transform of a column's name; empty when no character of it can be used.
-    pub fn transform_column(&self, name: &str) -> String {
+    pub fn transform_column(self, name: &str) -> String {
         let mut out = if self.keeps_words_together { together(name) } else { self.snake_case(name) };
         cut(&mut out, self.dialect.cut_before_escaping());
         if self.keeps_words_together {
@@ -31,12 +31,12 @@ impl Naming {
     }
 
     /// The transform of an event's name, which becomes the value of the column `event`.
-    pub fn transform_table(&self, name: &str) -> String {
+    pub fn transform_table(self, name: &str) -> String {
         if self.keeps_words_together { name.trim().to_lowercase() } else { self.snake_case(name) }
     }
 
     /// The safe name of a table or column whose transformed name this is.
-    pub fn safe(&self, mut name: String) -> String {
+    pub fn safe(self, mut name: String) -> String {
         cut(&mut name, self.dialect.cut_before_escaping());
         if self.dialect.is_upper_case() {
             name.make_ascii_uppercase();
@@ -52,7 +52,7 @@ impl Naming {
 
     /// The safe name of the table of an event; `None` when nothing is left of its name. Names of the tables that
     /// every source has are not given to events.
-    pub fn safe_event_table(&self, event: &str) -> Option<String> {
+    pub fn safe_event_table(self, event: &str) -> Option<String> {
         let mut table = self.safe(self.transform_column(event));
         let is_always_taken = ["users", "identifies"].iter().any(|taken| table.eq_ignore_ascii_case(taken));
         let is_taken = ["tracks", "pages", "screens", "aliases", "groups", "accounts"]
@@ -64,7 +64,7 @@ impl Naming {
         Some(table).filter(|table| !table.is_empty())
     }
 
-    fn snake_case(&self, name: &str) -> String {
+    fn snake_case(self, name: &str) -> String {
         let mut runs = String::with_capacity(name.len());
         push_runs(&mut runs, name);
         let underscores = name.len() - name.trim_start_matches('_').len();

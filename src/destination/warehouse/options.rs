@@ -80,7 +80,9 @@ mod tests {
 
     fn paths(written: &[&str]) -> JsonPaths {
         let mut paths = JsonPaths::default();
-        written.iter().for_each(|path| paths.add(path));
+        for path in written {
+            paths.add(path);
+        }
         paths
     }
 

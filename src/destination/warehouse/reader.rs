@@ -151,7 +151,8 @@ impl<'t> Reader<'t> {
     /// need them, unless their digits would be made up.
     fn number(&mut self) -> Option<Json<'t>> {
         let rest = self.text.as_bytes().get(self.at..)?;
-        let length = rest.iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')).count();
+        let length =
+            rest.iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')).count();
         let written = self.text.get(self.at..self.at + length)?;
         self.at += length;
         if let Ok(integer) = written.parse::<i64>() {
@@ -179,8 +180,32 @@ mod tests {
     #[test]
     fn what_is_no_json_is_not_read() {
         for text in [
-            "", " ", "{", "[", "}", "[1", "[1,", "[1}", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1,}", "{a:1}",
-            "{\"a\" 1}", "\"", "\"\\", "\"\\\"", "1 2", "nul", "tru", "-", "e", "1e999", "[] []", "\u{e9}",
+            "",
+            " ",
+            "{",
+            "[",
+            "}",
+            "[1",
+            "[1,",
+            "[1}",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":1",
+            "{\"a\":1,",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{\"a\" 1}",
+            "\"",
+            "\"\\",
+            "\"\\\"",
+            "1 2",
+            "nul",
+            "tru",
+            "-",
+            "e",
+            "1e999",
+            "[] []",
+            "\u{e9}",
         ] {
             assert_eq!(read(text), None, "{text}");
         }

@@ -31,14 +31,14 @@ const FURTHER: [&str; 7] = ["event_text", "record_id", "name", "group_id", "prev
 pub(super) fn is_rule_column(event_type: EventType, name: &str) -> bool {
     let is = |rule: &&str| rule.eq_ignore_ascii_case(name);
     let own: &[&str] = match event_type {
-        EventType::Extract => return ["id", "received_at", "event"].iter().any(|rule| is(rule)),
+        EventType::Extract => return ["id", "received_at", "event"].iter().any(is),
         EventType::Track => &["event_text", "record_id"],
         EventType::Page | EventType::Screen => &["name"],
         EventType::Group => &["group_id"],
         EventType::Alias => &["previous_id"],
         EventType::Identify | EventType::Merge => &[],
     };
-    own.iter().chain(&DEFAULT).any(|rule| is(rule))
+    own.iter().chain(&DEFAULT).any(is)
 }
 
 /// The safe names of the rule columns, made once.

@@ -126,8 +126,7 @@ impl<'e> Composer<'_, 'e> {
             let user_id = self.event.of_rule("user_id")?.unwrap_or(Json::Null);
             let (column_type, user_id) = typed(self.naming.dialect, user_id, false);
             common.put(self.names.of("id"), column_type, user_id);
-            let (_, received_at) =
-                typed(self.naming.dialect, Json::Text(self.event.received_at.clone()), false);
+            let (_, received_at) = typed(self.naming.dialect, Json::Text(self.event.received_at.clone()), false);
             common.put(self.names.of("received_at"), ColumnType::DateTime, received_at);
             rows.push(self.row("users", common)?);
         }

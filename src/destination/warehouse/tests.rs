@@ -133,10 +133,26 @@ fn an_identify_event_has_a_row_in_identifies_and_one_in_users() {
 #[test]
 fn pages_screens_groups_and_aliases_have_one_row() {
     let cases = [
-        (json!({ "type": "page", "properties": { "name": "home", "url": "/" } }), "pages", json!({ "name": "home", "url": "/" })),
-        (json!({ "type": "screen", "name": "first", "properties": { "name": "home" } }), "screens", json!({ "name": "first" })),
-        (json!({ "type": "group", "groupId": "g", "traits": { "size": 2 } }), "_groups", json!({ "group_id": "g", "size": 2 })),
-        (json!({ "type": "alias", "previousId": "p", "traits": { "x": 1 } }), "aliases", json!({ "previous_id": "p", "x": 1 })),
+        (
+            json!({ "type": "page", "properties": { "name": "home", "url": "/" } }),
+            "pages",
+            json!({ "name": "home", "url": "/" }),
+        ),
+        (
+            json!({ "type": "screen", "name": "first", "properties": { "name": "home" } }),
+            "screens",
+            json!({ "name": "first" }),
+        ),
+        (
+            json!({ "type": "group", "groupId": "g", "traits": { "size": 2 } }),
+            "_groups",
+            json!({ "group_id": "g", "size": 2 }),
+        ),
+        (
+            json!({ "type": "alias", "previousId": "p", "traits": { "x": 1 } }),
+            "aliases",
+            json!({ "previous_id": "p", "x": 1 }),
+        ),
     ];
     for (mut event, table, mut expected) in cases {
         event["messageId"] = json!("m");
