@@ -100,7 +100,7 @@ impl Row<'_> {
         for (name, cell) in self.columns.iter() {
             let Some(value) = &cell.value else { continue };
             out.extend_from_slice(separator);
-            push_string(&mut out, name);
+            push_name(&mut out, name);
             out.push(b':');
             value.write(&mut out);
             separator = b",";
@@ -111,7 +111,7 @@ impl Row<'_> {
         separator = b"";
         for (name, cell) in self.columns.iter() {
             out.extend_from_slice(separator);
-            push_string(&mut out, name);
+            push_name(&mut out, name);
             out.push(b':');
             push_string(&mut out, cell.column_type.as_str());
             separator = b",";
@@ -129,6 +129,16 @@ impl Row<'_> {
         out.extend_from_slice(b"},\"userId\":\"\"}");
         out
     }
+}
+
+/// Appends a name as a JSON string. Nearly all are of letters, digits and `_`, which need no look at each byte.
+fn push_name(out: &mut Vec<u8>, name: &str) {
+    if memchr::memchr2(b'"', b'\\', name.as_bytes()).is_some() {
+        return push_string(out, name);
+    }
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
 }
 
 #[cfg(test)]

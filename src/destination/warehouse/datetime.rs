@@ -12,6 +12,9 @@ use jiff::civil::{Date, DateTime, Time};
 /// Longer texts are never points in time.
 const LONGEST: usize = 39;
 
+/// Days that even February has.
+const EVERY_MONTH_HAS: i16 = 28;
+
 /// The point in time as `YYYY-MM-DDTHH:MM:SS.mmmZ`, further digits cut off; `None` when the text is none.
 pub fn normal_form(text: &str) -> Option<Cow<'_, str>> {
     let bytes = text.as_bytes();
@@ -29,6 +32,10 @@ pub fn normal_form(text: &str) -> Option<Cow<'_, str>> {
         return None;
     }
     let (time, offset_seconds) = reader.time_and_zone()?;
+    let is_normal = bytes.len() == 24 && bytes.get(10) == Some(&b'T') && bytes.get(23) == Some(&b'Z');
+    if is_normal && day <= EVERY_MONTH_HAS {
+        return Some(Cow::Borrowed(text));
+    }
     let first = Date::new(year, i8::try_from(month).ok()?, 1).ok()?;
     let local = first.checked_add((i64::from(day) - 1).days()).ok()?.to_datetime(time);
     let utc = local.checked_sub(i64::from(offset_seconds).seconds()).ok()?;
@@ -36,7 +43,6 @@ pub fn normal_form(text: &str) -> Option<Cow<'_, str>> {
         return None;
     }
     let rolled_over = local.month() != i8::try_from(month).ok()?;
-    let is_normal = bytes.len() == 24 && bytes.get(10) == Some(&b'T') && bytes.get(23) == Some(&b'Z');
     Some(if is_normal && !rolled_over { Cow::Borrowed(text) } else { Cow::Owned(written(utc)) })
 }
 

@@ -65,6 +65,9 @@ impl Naming {
     }
 
     fn snake_case(self, name: &str) -> String {
+        if is_snake_case(name) {
+            return name.to_owned();
+        }
         let mut runs = String::with_capacity(name.len());
         push_runs(&mut runs, name);
         let underscores = name.len() - name.trim_start_matches('_').len();
@@ -89,9 +92,23 @@ fn together(name: &str) -> String {
     out
 }
 
+/// Whether the name is in snake case as it stands: words of small letters, each behind one underscore. Most are.
+fn is_snake_case(name: &str) -> bool {
+    let mut before = b'_';
+    for byte in name.bytes() {
+        if !byte.is_ascii_lowercase() && (byte != b'_' || before == b'_') {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'_'
+}
+
 /// Cuts to so many characters.
 fn cut(name: &mut String, most: Option<usize>) {
-    if let Some((at, _)) = most.and_then(|most| name.char_indices().nth(most)) {
+    // No name has more characters than bytes.
+    let Some(most) = most.filter(|most| name.len() > *most) else { return };
+    if let Some((at, _)) = name.char_indices().nth(most) {
         name.truncate(at);
     }
 }
@@ -122,6 +139,26 @@ mod tests {
         for (name, postgres, snowflake) in table {
             assert_eq!(column(naming(Dialect::Postgres), name), postgres, "{name}");
             assert_eq!(column(naming(Dialect::Snowflake), name), snowflake, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_need_no_transform_are_seen_as_such() {
+        for (name, expected) in [
+            ("a", true),
+            ("cart_value", true),
+            ("", false),
+            ("_a", false),
+            ("a_", false),
+            ("a__b", false),
+            ("a1", false),
+        ] {
+            assert_eq!(is_snake_case(name), expected, "{name}");
+        }
+        for name in ["a", "cart_value", "one_two_three"] {
+            let mut out = String::new();
+            push_snake_case(&mut out, name, false);
+            assert_eq!(out, name);
         }
     }
 
