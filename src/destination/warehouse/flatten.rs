@@ -87,8 +87,7 @@ impl<'t> Walk<'_, '_, 't> {
                 continue;
             }
             let level = open.len() - 1;
-            let (below, full) = ((self.below.as_str(), level), (self.full.as_str(), full_level + level));
-            if self.rules.json_paths.holds(self.rules.event_type, below, full, &key) {
+            if self.is_json_path(&key, level, full_level + level) {
                 self.put(&key, Json::Text(Cow::Owned(value.to_json())), true)?;
                 continue;
             }
@@ -126,6 +125,20 @@ impl<'t> Walk<'_, '_, 't> {
         }
         members.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(Some(Open { members: members.into_iter(), outside }))
+    }
+
+    fn is_json_path(&mut self, key: &str, level: usize, full_level: usize) -> bool {
+        if self.rules.json_paths.is_empty() {
+            return false;
+        }
+        let lengths = (self.below.len(), self.full.len());
+        self.below.push_str(key);
+        self.full.push_str(key);
+        let (below, full) = ((self.below.as_str(), level), (self.full.as_str(), full_level));
+        let holds = self.rules.json_paths.holds(self.rules.event_type, below, full);
+        self.below.truncate(lengths.0);
+        self.full.truncate(lengths.1);
+        holds
     }
 
     /// Puts a value in the column of this key, unless nothing is left of the name or a rule has the column.
