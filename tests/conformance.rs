@@ -37,6 +37,8 @@ mod report;
 mod router;
 #[path = "conformance/router_batch.rs"]
 mod router_batch;
+#[path = "conformance/warehouse_events.rs"]
+mod warehouse_events;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
@@ -103,7 +105,7 @@ fn suites(folder: &Path) -> Vec<Suite> {
         suite("gateway", lines("gateway.jsonl", "requires"), Some(gateway::run as Runner), true),
         suite("processor", lines("processor.jsonl", "stage"), Some(processor::run), false),
         suite("router", lines("router.jsonl", "kind"), Some(router::run), false),
-        suite("warehouse-events", lines("warehouse-events.jsonl", "kind"), None, false),
+        suite("warehouse-events", lines("warehouse-events.jsonl", "kind"), Some(warehouse_events::run), false),
         suite("destinations", destination_cases(folder), Some(destinations::run), false),
         suite("sdk-captures", captured_cases(folder), Some(captures::run), true),
     ]

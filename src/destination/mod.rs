@@ -8,7 +8,7 @@
 //! depends on nothing but the message, the envelope and the configuration. Apart from that, [`resolve`] finds the
 //! addresses of destinations for whoever delivers to them, and [`private_address`] says which of them may be reached.
 //!
-//! One file or folder per integration. [`plan`] says which types are native.
+//! One file or folder per integration. [`plan`] says which types are native. [`warehouse`] turns events into rows.
 
 mod dynamic_config;
 mod flatten;
@@ -17,6 +17,7 @@ mod plan;
 pub mod private_address;
 mod refusal;
 pub mod resolve;
+pub mod warehouse;
 mod webhook;
 
 pub use message::{Message, Unreadable, may_hold_key, push_json_string};
