@@ -396,7 +396,6 @@ type Measurement = fn(&mut Bench) -> Result<()>;
 fn compared_with(id: &str) -> &'static [&'static str] {
     match id {
         "G2" | "G7" | "G8" | "R7" | "R2" => &["G1"],
-        "G9" => &["G4"],
         "Q3" | "Q4" | "Q7" => &["P1"],
         "Q2" => &["G1", "G4", "P1", "Q1"],
         "Q6" => &["Q1"],
