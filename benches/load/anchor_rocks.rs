@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> Result<()> {
     settings.create_if_missing(true);
     settings.set_compression_type(DBCompressionType::Lz4);
     let db = DB::open(&settings, &options.dir)?;
-    let values: Vec<Vec<u8>> = corpus::build(Corpus::Track1k, "localhost", "bench-key-000", corpus::DISTINCT)
+    let values: Vec<Vec<u8>> = corpus::build(Corpus::Track1k, "localhost", "bench-key-000", corpus::DISTINCT)?
         .into_iter()
         .map(|request| request.bytes[request.body_at..].to_vec())
         .collect();

@@ -38,6 +38,9 @@ pub struct FlushCost {
     pub d50: Option<f64>,
 }
 
+/// Ends the variant of A1 in which each request has a connection of its own.
+pub const FRESH: &str = "-fresh";
+
 const A3_VARIANTS: [&str; 5] = ["normal", "realtime", "normal-preallocated", "realtime-preallocated", "two-threads"];
 
 impl Anchors {
@@ -87,21 +90,25 @@ impl Anchors {
     }
 
     fn measure(&self, anchor: &str, variant: &str) -> Result<Figures> {
-        let connections = || variant.strip_prefix('c').and_then(|count| count.parse::<usize>().ok()).context("c<N>");
+        let connections = || {
+            let count = variant.strip_prefix('c').map(|count| count.trim_end_matches(FRESH));
+            count.and_then(|count| count.parse::<usize>().ok()).context("c<N>")
+        };
         match anchor {
-            "A1" => self.server(&[], "track-1k", connections()?),
-            "A2" => self.server(&[], "batch-20", connections()?),
+            "A1" if variant.ends_with(FRESH) => self.server(&[], "track-1k", connections()?, true),
+            "A1" => self.server(&[], "track-1k", connections()?, false),
+            "A2" => self.server(&[], "batch-20", connections()?, false),
             "A4" => {
                 let log = self.dir.join("anchor-log");
                 let log_text = log.display().to_string();
-                let figures = self.server(&["--log", &log_text], "track-1k", connections()?);
+                let figures = self.server(&["--log", &log_text], "track-1k", connections()?, false);
                 std::fs::remove_file(&log).ok();
                 figures
             }
             "A7" => {
                 let sink = SinkChild::start()?;
                 let address = sink.address().to_string();
-                let figures = self.server(&["--forward", &address], "track-1k", connections()?)?;
+                let figures = self.server(&["--forward", &address], "track-1k", connections()?, false)?;
                 if sink.delivered()? == 0 {
                     bail!("the relay delivered nothing");
                 }
@@ -129,7 +136,7 @@ impl Anchors {
     }
 
     /// A1, A2, A4 and A7: closed loop against a server of this binary.
-    fn server(&self, arguments: &[&str], corpus: &str, connections: usize) -> Result<Figures> {
+    fn server(&self, arguments: &[&str], corpus: &str, connections: usize, fresh: bool) -> Result<Figures> {
         let mut words = vec!["anchor-server"];
         words.extend_from_slice(arguments);
         let server = Running::start_self("anchor server", &words)?;
@@ -138,6 +145,7 @@ impl Anchors {
         let load = Load {
             corpus: corpus.to_owned(),
             connections,
+            fresh,
             ramp: 1.0,
             secs: self.secs,
             ..Load::new(format!("http://{address}"))

@@ -2,12 +2,16 @@
 //!
 //! In: the name of a corpus and a host. Out: prebuilt HTTP/1.1 requests with the offsets of the few fields
 //! that change from send to send (message id, user, sequence, send time, authorization), so that sending one
-//! costs a copy and a handful of byte writes.
+//! costs a copy and a handful of byte writes. Compressed bodies cannot be written into: their fields were given
+//! when they were built, and are the same each time a request comes around.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use base64::Engine as _;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 /// Distinct requests per corpus; they are sent in turn.
 pub const DISTINCT: usize = 2_000;
@@ -22,6 +26,14 @@ const MESSAGE_ID_PATTERN: &str = "b6c1e5f0-5a17-4e00-8000-000000000000";
 const USER_PATTERN: &str = "user-0000000";
 const SENT_PATTERN: &str = "1000000000000000000";
 
+/// What a request of `oversized` announces: more than the default hard cap of the server, 4 times 4,000 KiB.
+const OVERSIZED: usize = 20_000_000;
+/// What of it is sent with the head.
+const OVERSIZED_BEGIN: usize = 16 << 10;
+
+/// Names of all corpora, for messages.
+const NAMES: &str = "track-1k, mix, wide, batch-20, track-1k-gzip, batch-20-gzip, empty or oversized";
+
 /// Which requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Corpus {
@@ -33,6 +45,14 @@ pub enum Corpus {
     Wide,
     /// Twenty `track-1k` per request.
     Batch20,
+    /// `track-1k` with `Content-Encoding: gzip`.
+    Track1kGzip,
+    /// `batch-20` with `Content-Encoding: gzip`.
+    Batch20Gzip,
+    /// `track` requests with a body of no bytes.
+    Empty,
+    /// The beginning of a body that is announced as larger than any server should read.
+    Oversized,
 }
 
 impl Corpus {
@@ -43,8 +63,26 @@ impl Corpus {
             "mix" => Corpus::Mix,
             "wide" => Corpus::Wide,
             "batch-20" => Corpus::Batch20,
-            _ => bail!("no corpus {name:?}: use track-1k, mix, wide or batch-20"),
+            "track-1k-gzip" => Corpus::Track1kGzip,
+            "batch-20-gzip" => Corpus::Batch20Gzip,
+            "empty" => Corpus::Empty,
+            "oversized" => Corpus::Oversized,
+            _ => bail!("no corpus {name:?}: use {NAMES}"),
         })
+    }
+
+    /// Whether every event carries the number that it was sent with.
+    pub fn is_numbered(self) -> bool {
+        matches!(self, Corpus::Track1k | Corpus::Mix | Corpus::Wide | Corpus::Batch20)
+    }
+
+    /// The same bodies before they were compressed.
+    fn plain(self) -> Corpus {
+        match self {
+            Corpus::Track1kGzip => Corpus::Track1k,
+            Corpus::Batch20Gzip => Corpus::Batch20,
+            other => other,
+        }
     }
 }
 
@@ -56,8 +94,12 @@ pub struct Request {
     pub body_at: usize,
     /// Where the base64 text of the authorization begins.
     authorization_at: usize,
-    /// Where each event's fields begin.
+    /// Bytes of the body that were announced and are not in `bytes`.
+    pub rest: usize,
+    /// Where each event's fields begin, of those that can be written into.
     events: Vec<Event>,
+    /// Events, or what the server is asked to take for one.
+    count: usize,
 }
 
 struct Event {
@@ -81,7 +123,7 @@ pub struct Stamp<'a> {
 impl Request {
     /// Events in the request.
     pub fn events(&self) -> usize {
-        self.events.len()
+        self.count
     }
 
     /// Copies the request to `out` and writes the changing fields.
@@ -121,39 +163,90 @@ pub fn authorization(write_key: &str) -> Vec<u8> {
 }
 
 /// Builds the requests of a corpus. Write keys must all have the length of `write_key`.
-pub fn build(corpus: Corpus, host: &str, write_key: &str, count: usize) -> Vec<Request> {
-    let mut random = Random(0x5eed_0000_0000_0001 ^ corpus as u64);
+pub fn build(corpus: Corpus, host: &str, write_key: &str, count: usize) -> Result<Vec<Request>> {
+    let mut random = Random(0x5eed_0000_0000_0001 ^ corpus.plain() as u64);
     let authorization = String::from_utf8(authorization(write_key)).unwrap_or_default();
     (0..count)
         .map(|index| {
-            let (path, body) = match corpus {
-                Corpus::Track1k => ("/v1/track", track_1k(&mut random)),
+            let (path, body) = match corpus.plain() {
                 Corpus::Mix => mix(&mut random, index),
                 Corpus::Wide => ("/v1/track", wide(&mut random, index)),
                 Corpus::Batch20 => {
                     let events: Vec<String> = (0..BATCH).map(|_| track_1k(&mut random)).collect();
                     ("/v1/batch", format!("{{\"batch\":[{}]}}", events.join(",")))
                 }
+                Corpus::Empty => ("/v1/track", String::new()),
+                Corpus::Oversized => ("/v1/track", track(&mut random, OVERSIZED_BEGIN)),
+                _ => ("/v1/track", track_1k(&mut random)),
             };
-            request(path, host, &authorization, &body)
+            let head = Head { path, host, authorization: &authorization };
+            let request = match corpus {
+                Corpus::Empty => head.request("", &[], 0),
+                Corpus::Oversized => head.request("", body.as_bytes(), OVERSIZED - body.len()),
+                _ => head.request("", body.as_bytes(), 0).with_fields(&body),
+            };
+            if corpus.plain() == corpus { Ok(request) } else { compressed(&head, &request, index) }
         })
         .collect()
 }
 
-fn request(path: &str, host: &str, authorization: &str, body: &str) -> Request {
-    let before = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic ");
-    let head =
-        format!("{before}{authorization}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-    let body_at = head.len();
-    let positions = |pattern: &str| body.match_indices(pattern).map(|(at, _)| at + body_at).collect::<Vec<_>>();
-    let (message_ids, users, sent) = (positions(MESSAGE_ID_PATTERN), positions(USER_PATTERN), positions(SENT_PATTERN));
-    let events = message_ids
-        .iter()
-        .zip(&users)
-        .enumerate()
-        .map(|(index, (&message_id, &user))| Event { message_id, user, sent: sent.get(index).copied() })
-        .collect();
-    Request { bytes: (head + body).into_bytes(), body_at, authorization_at: before.len(), events }
+/// What comes before a body.
+struct Head<'a> {
+    path: &'a str,
+    host: &'a str,
+    /// Base64 text.
+    authorization: &'a str,
+}
+
+impl Head<'_> {
+    /// A request with this body, of which `rest` more bytes are announced; `more` are further header lines.
+    fn request(&self, more: &str, body: &[u8], rest: usize) -> Request {
+        let before = format!("POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Basic ", self.path, self.host);
+        let head = format!(
+            "{before}{}\r\nContent-Type: application/json\r\n{more}Content-Length: {}\r\n\r\n",
+            self.authorization,
+            body.len() + rest
+        );
+        let body_at = head.len();
+        let bytes = [head.as_bytes(), body].concat();
+        Request { bytes, body_at, authorization_at: before.len(), rest, events: Vec::new(), count: 1 }
+    }
+}
+
+impl Request {
+    /// Finds the fields to write into.
+    fn with_fields(mut self, body: &str) -> Request {
+        let positions =
+            |pattern: &str| body.match_indices(pattern).map(|(at, _)| at + self.body_at).collect::<Vec<_>>();
+        let (message_ids, users, sent) =
+            (positions(MESSAGE_ID_PATTERN), positions(USER_PATTERN), positions(SENT_PATTERN));
+        self.events = message_ids
+            .iter()
+            .zip(&users)
+            .enumerate()
+            .map(|(index, (&message_id, &user))| Event { message_id, user, sent: sent.get(index).copied() })
+            .collect();
+        self.count = self.events.len();
+        self
+    }
+}
+
+/// The same request compressed, with numbers and users given by its place in the corpus.
+fn compressed(head: &Head<'_>, plain: &Request, index: usize) -> Result<Request> {
+    let first_event = (index * plain.count) as u64;
+    let users: Vec<u64> = (first_event..first_event + plain.count as u64).map(|event| event % USERS).collect();
+    let stamp = Stamp {
+        first_event,
+        users: &users,
+        sent_ns: SENT_PATTERN.parse().context("the pattern is a time")?,
+        authorization: head.authorization.as_bytes(),
+    };
+    let mut stamped = Vec::new();
+    plain.write_to(&mut stamped, &stamp);
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(&stamped[plain.body_at..])?;
+    let body = encoder.finish()?;
+    Ok(Request { count: plain.count, ..head.request("Content-Encoding: gzip\r\n", &body, 0) })
 }
 
 const WORDS: [&str; 24] = [

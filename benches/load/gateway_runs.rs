@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::generator::Latency;
 use crate::measure::{About, Counted, Load, Watched, median};
 use crate::node::Node;
 use crate::report::Target;
@@ -15,10 +16,14 @@ pub const USUAL: usize = 256;
 
 const MIB: f64 = 1_048_576.0;
 
+/// The numbers of connections that make a server busy.
+pub fn busy_counts(bench: &Bench) -> Vec<usize> {
+    bench.plan.connections.iter().copied().filter(|&count| count >= USUAL).collect()
+}
+
 /// G1: one `track-1k` per request, closed loop.
 pub fn single_events(bench: &mut Bench) -> Result<()> {
-    let counts: Vec<usize> = bench.plan.connections.iter().copied().filter(|&count| count >= USUAL).collect();
-    for connections in counts {
+    for connections in busy_counts(bench) {
         let variant = format!("c{connections}");
         let (a1_rate, a1_cpu) =
             (bench.anchors.figure("A1", &variant, "rps")?, bench.anchors.figure("A1", &variant, "cpu_us")?);
@@ -77,7 +82,8 @@ fn stop_under_load(bench: &mut Bench, node: &mut Node) -> Result<f64> {
     Ok(took.as_secs_f64())
 }
 
-fn throughput(bench: &Bench, node: &Node, corpus: &str, connections: usize) -> Load {
+/// A closed loop of this corpus for as long as the plan says.
+pub fn throughput(bench: &Bench, node: &Node, corpus: &str, connections: usize) -> Load {
     Load {
         corpus: corpus.to_owned(),
         connections,
@@ -142,29 +148,40 @@ pub fn steady_latency(bench: &mut Bench) -> Result<()> {
     bench.check_disk()?;
     let setup = bench.setup(&[])?;
     let node = Node::start(&setup)?;
-    let load = Load {
+    let load = steady_load(bench, &node);
+    let watched = Watched { server: Some(node.pid()), ..Watched::default() };
+    let measured = bench.load(load, &watched, Counted::Acknowledged, |_| Ok(()))?;
+    let lat = median(&measured.reps).lat_ms.unwrap_or_default();
+    let targets = latency_targets(bench, &lat);
+    bench.enter("G4", "500/s", measured.reps, About::Latency, targets);
+    node.stop()?;
+    setup.forget();
+    Ok(())
+}
+
+/// The load of G4.
+pub fn steady_load(bench: &Bench, node: &Node) -> Load {
+    Load {
         connections: 256,
         rate: Some(500.0),
         ramp: 2.0,
         secs: bench.plan.latency_secs,
         windows: 3,
         ..Load::new(node.url())
-    };
-    let watched = Watched { server: Some(node.pid()), ..Watched::default() };
-    let measured = bench.load(load, &watched, Counted::Acknowledged, |_| Ok(()))?;
-    let lat = median(&measured.reps).lat_ms.unwrap_or_default();
+    }
+}
+
+/// The targets of G4.
+pub fn latency_targets(bench: &Bench, lat: &Latency) -> Vec<Target> {
     let flush = bench.flush;
-    let targets = vec![
+    let (p99_floor, p99_goal) = p99_bounds(bench);
+    vec![
         Target::at_most("ack p50, ms (2 F50 + 2; 1.5 F50 + 1)", lat.p50, 2.0 * flush.f50 + 2.0, 1.5 * flush.f50 + 1.0),
-        Target::at_most(
-            "ack p99, ms (2 F99 + 10; 1.5 F99 + 3)",
-            lat.p99,
-            2.0 * flush.f99 + 10.0,
-            1.5 * flush.f99 + 3.0,
-        ),
-    ];
-    bench.enter("G4", "500/s", measured.reps, About::Latency, targets);
-    node.stop()?;
-    setup.forget();
-    Ok(())
+        Target::at_most("ack p99, ms (2 F99 + 10; 1.5 F99 + 3)", lat.p99, p99_floor, p99_goal),
+    ]
+}
+
+/// Floor and goal of G4's p99, milliseconds.
+pub fn p99_bounds(bench: &Bench) -> (f64, f64) {
+    (2.0 * bench.flush.f99 + 10.0, 1.5 * bench.flush.f99 + 3.0)
 }

@@ -5,7 +5,8 @@
 //! figures of every window. One thread, so that its cost is small and easy to attribute.
 //!
 //! Open loop: send times are fixed in advance by a thread of its own, latency counts from the intended time,
-//! and how late the generator itself was (`behind`) is kept apart from how slow the server was.
+//! and how late the generator itself was (`behind`) is kept apart from how slow the server was. Send times that no
+//! connection is free for wait, or are dropped and counted where an overload is wanted (`--most-waiting`).
 //! Users are divided among the connections, so that the order of one user's events is defined.
 
 use std::cell::{Cell, RefCell};
@@ -19,14 +20,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use crate::corpus::{self, Corpus, Random, Request, Stamp};
+use crate::exchange;
 use crate::ledger::Seen;
-use crate::wire;
+use crate::pace::{self, Phase};
+
+/// Where send times may be dropped: those that the generator itself comes to later than this. What the server
+/// does afterwards is not measured by a backlog of ours.
+const TOO_LATE: Duration = Duration::from_millis(50);
 
 /// What to send, where, how fast, how long.
 #[derive(Clone, Debug, clap::Args)]
@@ -40,7 +45,7 @@ pub struct Options {
     /// How many write keys are used in turn
     #[arg(long, default_value_t = 1)]
     pub write_keys: usize,
-    /// track-1k, batch-20, mix or wide
+    /// track-1k, batch-20, mix, wide, track-1k-gzip, batch-20-gzip, empty or oversized
     #[arg(long, default_value = "track-1k")]
     pub corpus: String,
     /// Connections (closed loop: requests in flight)
@@ -49,6 +54,21 @@ pub struct Options {
     /// Requests per second (open loop); without it the loop is closed
     #[arg(long)]
     pub rate: Option<f64>,
+    /// Drop send times when more than this many wait for a free connection, or when they are reached too late
+    #[arg(long, requires = "rate")]
+    pub most_waiting: Option<usize>,
+    /// After the windows: this many requests per second, in windows of their own
+    #[arg(long, requires = "rate")]
+    pub then_rate: Option<f64>,
+    /// Seconds of one of these windows
+    #[arg(long, default_value_t = 0.5)]
+    pub then_secs: f64,
+    /// How many of them
+    #[arg(long, default_value_t = 0)]
+    pub then_windows: usize,
+    /// A new connection for each request
+    #[arg(long)]
+    pub fresh: bool,
     /// Seconds before counting begins
     #[arg(long, default_value_t = 3.0)]
     pub ramp: f64,
@@ -70,7 +90,7 @@ pub struct Options {
     /// Number of the first event
     #[arg(long, default_value_t = 0)]
     pub first_event: u64,
-    /// Write the numbers of acknowledged events to this file
+    /// Write the numbers of acknowledged events to this file (not for compressed bodies)
     #[arg(long)]
     pub acked_file: Option<PathBuf>,
     /// Most events sent and not yet delivered, as the sink at --sink counts them
@@ -129,6 +149,9 @@ pub struct Window {
     pub lat_ms: Latency,
     /// How late the generator itself was, p99, milliseconds (open loop).
     pub behind_p99_ms: f64,
+    /// Requests that were not sent (`--most-waiting`).
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// The last line.
@@ -155,6 +178,7 @@ struct Tally {
     errors: BTreeMap<String, u64>,
     latency: Histogram<u64>,
     behind: Histogram<u64>,
+    dropped: u64,
 }
 
 impl Tally {
@@ -168,6 +192,7 @@ impl Tally {
             errors: BTreeMap::new(),
             latency: microseconds(),
             behind: microseconds(),
+            dropped: 0,
         }
     }
 
@@ -181,6 +206,7 @@ impl Tally {
             errors: self.errors,
             lat_ms: Latency::of(&self.latency),
             behind_p99_ms: self.behind.value_at_quantile(0.99) as f64 / 1e3,
+            dropped: self.dropped,
         }
     }
 }
@@ -243,10 +269,13 @@ pub fn address_of(url: &str) -> Result<SocketAddr> {
 async fn load(options: Options) -> Result<Outcome> {
     let address = address_of(&options.url)?;
     let corpus = Corpus::named(&options.corpus)?;
+    if options.acked_file.is_some() && !corpus.is_numbered() {
+        bail!("the events of {} cannot be told apart, as --acked-file needs", options.corpus);
+    }
     let keys: Vec<String> = (0..options.write_keys.max(1)).map(|index| numbered_key(&options, index)).collect();
     let shared = Rc::new(Shared {
         address,
-        requests: corpus::build(corpus, &address.to_string(), &keys[0], corpus::DISTINCT),
+        requests: corpus::build(corpus, &address.to_string(), &keys[0], corpus::DISTINCT)?,
         authorizations: keys.iter().map(|key| corpus::authorization(key)).collect(),
         next_request: Cell::new(0),
         next_event: Cell::new(options.first_event),
@@ -281,8 +310,11 @@ async fn load(options: Options) -> Result<Outcome> {
         })
         .collect();
     if let Some(rate) = options.rate {
-        let whole = options.ramp + options.secs * options.windows as f64;
-        tokio::task::spawn_local(dispatch(Rc::clone(&shared), rate, began, whole));
+        let mut phases = vec![Phase { rate, secs: options.ramp + options.secs * options.windows as f64 }];
+        if let Some(rate) = options.then_rate {
+            phases.push(Phase { rate, secs: options.then_secs * options.then_windows as f64 });
+        }
+        tokio::task::spawn_local(dispatch(Rc::clone(&shared), phases, began));
     }
 
     let mut outcome = Outcome::default();
@@ -298,8 +330,10 @@ async fn load(options: Options) -> Result<Outcome> {
         tokio::time::sleep(Duration::from_secs_f64(options.ramp)).await;
         shared.tally.replace(Tally::new());
         mark(0)?;
-        for window in 1..=options.windows {
-            let until = options.ramp + options.secs * window as f64;
+        let then_windows = if options.then_rate.is_some() { options.then_windows } else { 0 };
+        for window in 1..=options.windows + then_windows {
+            let (first, then) = (window.min(options.windows), window.saturating_sub(options.windows));
+            let until = options.ramp + options.secs * first as f64 + options.then_secs * then as f64;
             tokio::time::sleep_until((began + Duration::from_secs_f64(until)).into()).await;
             outcome.windows.push(shared.tally.replace(Tally::new()).close());
             mark(window)?;
@@ -342,7 +376,7 @@ async fn follow_sink(shared: Rc<Shared>, sink: SocketAddr, outstanding: u64) {
             stream = TcpStream::connect(sink).await.ok();
         }
         let Some(open) = &mut stream else { continue };
-        match exchange(open, request.as_bytes(), &mut answer).await {
+        match exchange::whole(open, request.as_bytes(), &mut answer).await {
             Ok((_, body)) => {
                 let count: u64 = String::from_utf8_lossy(&answer[body]).trim().parse().unwrap_or(0);
                 let before = *at_start.get_or_insert(count);
@@ -355,52 +389,26 @@ async fn follow_sink(shared: Rc<Shared>, sink: SocketAddr, outstanding: u64) {
 }
 
 /// Hands intended send times to free connections, or keeps them for the next one that is free.
-async fn dispatch(shared: Rc<Shared>, rate: f64, began: Instant, whole: f64) {
-    let (sender, mut receiver) = mpsc::channel::<Instant>(1 << 16);
-    std::thread::spawn(move || {
-        // A thread, because the timers of the runtime are rounded up to a millisecond.
-        for number in 0..(rate * whole) as u64 {
-            let intended = began + Duration::from_secs_f64(number as f64 / rate);
-            let now = Instant::now();
-            if intended > now {
-                std::thread::sleep(intended - now);
-            }
-            if sender.blocking_send(intended).is_err() {
-                return;
-            }
+async fn dispatch(shared: Rc<Shared>, phases: Vec<Phase>, began: Instant) {
+    let mut send_times = pace::send_times(phases, began);
+    let most_waiting = shared.options.most_waiting;
+    while let Some(intended) = send_times.recv().await {
+        let behind = intended.elapsed();
+        if most_waiting.is_some() && behind > TOO_LATE {
+            shared.tally.borrow_mut().dropped += 1;
+            continue;
         }
-    });
-    while let Some(intended) = receiver.recv().await {
-        let behind = u64::try_from(intended.elapsed().as_micros()).unwrap_or(u64::MAX);
-        shared.tally.borrow_mut().behind.saturating_record(behind);
+        shared.tally.borrow_mut().behind.saturating_record(u64::try_from(behind.as_micros()).unwrap_or(u64::MAX));
         let free = shared.idle.borrow_mut().pop();
         match free {
             Some(index) => {
                 shared.slots[index].intended.set(Some(intended));
                 shared.slots[index].filled.notify_one();
             }
+            None if most_waiting.is_some_and(|most| shared.waiting.borrow().len() >= most) => {
+                shared.tally.borrow_mut().dropped += 1;
+            }
             None => shared.waiting.borrow_mut().push_back(intended),
-        }
-    }
-}
-
-/// Sends bytes and reads one answer into `answer`: its status and where its body is.
-async fn exchange(
-    stream: &mut TcpStream,
-    request: &[u8],
-    answer: &mut Vec<u8>,
-) -> Result<(u16, std::ops::Range<usize>)> {
-    stream.write_all(request).await.context("write")?;
-    answer.clear();
-    loop {
-        if stream.read_buf(answer).await.context("read")? == 0 {
-            bail!("closed");
-        }
-        if let Some(found) = wire::message(answer)?
-            && answer.len() >= found.head + found.body
-        {
-            let status = wire::status(answer).context("not HTTP")?;
-            return Ok((status, found.head..found.head + found.body));
         }
     }
 }
@@ -509,8 +517,15 @@ impl Connection {
         request.write_to(&mut self.request, &stamp);
         let Some(stream) = &mut self.stream else { return };
         shared.in_flight.set(shared.in_flight.get() + 1);
-        let answered = exchange(stream, &self.request, &mut self.answer).await;
+        let answered = if request.rest > 0 {
+            exchange::cut_short(stream, &self.request, request.rest, &mut self.answer).await
+        } else {
+            exchange::whole(stream, &self.request, &mut self.answer).await
+        };
         shared.in_flight.set(shared.in_flight.get() - 1);
+        if request.rest > 0 || shared.options.fresh {
+            self.stream = None;
+        }
         match answered {
             Ok((status, _)) => {
                 let micros = u64::try_from(intended.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -10,15 +10,20 @@ mod anchor_disk;
 mod anchor_rocks;
 mod anchor_servers;
 mod anchors;
+mod body_runs;
 mod compare;
 mod corpus;
 mod crash_runs;
 mod delivery_runs;
+mod exchange;
 mod gateway_runs;
 mod generator;
+mod held_connections;
 mod ledger;
 mod measure;
 mod node;
+mod overload_runs;
+mod pace;
 mod process;
 mod queue_runs;
 mod report;
@@ -32,7 +37,7 @@ mod wire;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
@@ -53,7 +58,7 @@ struct CommandLine {
 enum Verb {
     /// Print the bodies of a corpus, one a line
     Gen {
-        /// track-1k, batch-20, mix or wide
+        /// track-1k, batch-20, mix or wide (others are not text, or none at all)
         #[arg(long, default_value = "track-1k")]
         corpus: String,
         /// How many
@@ -102,6 +107,7 @@ enum Verb {
 
 fn main() -> Result<ExitCode> {
     process::end_with_parent();
+    process::raise_open_files();
     let holds = match CommandLine::parse().verb {
         Verb::Gen { corpus, count } => gen_corpus(&corpus, count).map(|()| true),
         Verb::Load(options) => generator::run(&options).map(|()| true),
@@ -113,7 +119,7 @@ fn main() -> Result<ExitCode> {
         }
         Verb::Suite { size, mut options } => {
             options.full = size == "full";
-            suite::run(&options, &suite::ALL, true)
+            suite::run(&options, &suite::of_size(options.full), true)
         }
         Verb::Compare { a, b } => compare::run(&a, &b),
         Verb::AnchorServer(options) => anchor_servers::run(&options).map(|()| true),
@@ -129,7 +135,11 @@ fn gen_corpus(name: &str, count: usize) -> Result<()> {
     let mut first_event = 0;
     let mut bytes = Vec::new();
     let authorization = corpus::authorization("bench-key-000");
-    for request in corpus::build(corpus::Corpus::named(name)?, "localhost", "bench-key-000", count) {
+    let corpus = corpus::Corpus::named(name)?;
+    if !corpus.is_numbered() {
+        bail!("the bodies of {name} are not lines of text");
+    }
+    for request in corpus::build(corpus, "localhost", "bench-key-000", count)? {
         let users: Vec<u64> =
             (first_event..first_event + request.events() as u64).map(|event| event % corpus::USERS).collect();
         let stamp = corpus::Stamp {

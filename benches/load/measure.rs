@@ -28,6 +28,14 @@ pub struct Load {
     pub connections: usize,
     /// Requests per second; `None` = closed loop.
     pub rate: Option<f64>,
+    /// Most send times of an open loop that wait for a connection; more are dropped. `None`: all wait.
+    pub most_waiting: Option<usize>,
+    /// Another rate after the windows, in windows of its own.
+    pub then: Option<Then>,
+    /// A new connection for each request.
+    pub fresh: bool,
+    /// Statuses that are no errors.
+    pub expected: &'static [u16],
     /// Seconds before counting.
     pub ramp: f64,
     /// Seconds of one window.
@@ -44,6 +52,17 @@ pub struct Load {
     pub acked_file: Option<PathBuf>,
 }
 
+/// A rate that follows another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Then {
+    /// Requests per second.
+    pub rate: f64,
+    /// Seconds of one window.
+    pub secs: f64,
+    /// Windows.
+    pub windows: usize,
+}
+
 impl Load {
     /// A closed loop of `track-1k` with 64 connections, one window.
     pub fn new(url: String) -> Load {
@@ -53,6 +72,10 @@ impl Load {
             corpus: "track-1k".to_owned(),
             connections: 64,
             rate: None,
+            most_waiting: None,
+            then: None,
+            fresh: false,
+            expected: &[200],
             ramp: 2.0,
             secs: 5.0,
             windows: 1,
@@ -78,6 +101,14 @@ impl Load {
         if let Some(rate) = self.rate {
             add("--rate", rate.to_string());
         }
+        if let Some(most) = self.most_waiting {
+            add("--most-waiting", most.to_string());
+        }
+        if let Some(then) = self.then {
+            add("--then-rate", then.rate.to_string());
+            add("--then-secs", then.secs.to_string());
+            add("--then-windows", then.windows.to_string());
+        }
         if let Some(events) = self.events {
             add("--events", events.to_string());
         }
@@ -88,12 +119,16 @@ impl Load {
         if let Some(path) = &self.acked_file {
             add("--acked-file", path.display().to_string());
         }
+        if self.fresh {
+            words.push("--fresh".to_owned());
+        }
         words
     }
 
     /// The longest time that the generator may take.
     fn bound(&self) -> Duration {
-        let planned = self.ramp + self.secs * self.windows as f64;
+        let then = self.then.map_or(0.0, |then| then.secs * then.windows as f64);
+        let planned = self.ramp + self.secs * self.windows as f64 + then;
         Duration::from_secs_f64(if self.events.is_some() { 900.0 } else { planned + 60.0 })
     }
 }
@@ -105,6 +140,8 @@ pub enum Counted {
     Acknowledged,
     /// Delivered ones, as the sink counts them.
     Delivered,
+    /// Requests that were answered, whatever the answer.
+    Answered,
 }
 
 /// The processes around the generator.
@@ -185,7 +222,7 @@ pub fn run_load(
     let mut measured = Measured::default();
     for (pair, window) in snapshots.windows(2).zip(&outcome.windows) {
         measured.body_bytes.push(window.body_bytes);
-        measured.reps.push(rep(pair[0], pair[1], window, watched, counted));
+        measured.reps.push(rep(pair[0], pair[1], window, watched, counted, load.expected));
     }
     if let Some(path) = &load.acked_file {
         measured.acked = Seen::from_bytes(&std::fs::read(path)?);
@@ -195,15 +232,23 @@ pub fn run_load(
     Ok(measured)
 }
 
-fn rep(begin: Snapshot, end: Snapshot, window: &Window, watched: &Watched<'_>, counted: Counted) -> Rep {
+fn rep(
+    begin: Snapshot,
+    end: Snapshot,
+    window: &Window,
+    watched: &Watched<'_>,
+    counted: Counted,
+    expected: &[u16],
+) -> Rep {
     let secs = (end.at - begin.at).as_secs_f64();
     let events = match counted {
         Counted::Acknowledged => window.events,
         Counted::Delivered => end.delivered - begin.delivered.min(end.delivered),
+        Counted::Answered => window.requests,
     };
     let per_event = |cpu: f64| if events == 0 { 0.0 } else { cpu * 1e6 / events as f64 };
     let mut errors: BTreeMap<String, u64> = window.errors.clone();
-    for (status, count) in window.statuses.iter().filter(|(status, _)| **status != 200) {
+    for (status, count) in window.statuses.iter().filter(|(status, _)| !expected.contains(*status)) {
         errors.insert(format!("status {status}"), *count);
     }
     Rep {

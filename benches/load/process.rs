@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 /// A running child and the lines that it prints.
 pub struct Running {
@@ -111,6 +111,17 @@ pub fn end_with_parent() {
         while matches!(std::io::stdin().read(&mut nothing), Ok(1..)) {}
         std::process::exit(0);
     });
+}
+
+/// Raises the number of files that this process and its children may open to what the system allows; how many
+/// that is.
+pub fn raise_open_files() -> u64 {
+    let allowed = getrlimit(Resource::Nofile).maximum;
+    // Where it cannot be raised, the number that is told is the one that holds.
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: allowed, maximum: allowed }) {
+        eprintln!("the limit of open files stays: {error}");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// The path of this binary.

@@ -92,7 +92,7 @@ pub struct Run {
     pub variant: String,
     /// What to think of it.
     pub status: RunStatus,
-    /// Why it is not `ok`.
+    /// Why it is not `ok`, and what else should be known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Counted repetitions.
@@ -114,7 +114,7 @@ pub struct Rep {
     pub acked: u64,
     /// Requests that were answered.
     pub requests: u64,
-    /// Transport errors and statuses other than 200.
+    /// Transport errors and statuses other than those that the run is about, mostly 200.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, u64>,
     /// Events per second.

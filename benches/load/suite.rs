@@ -10,18 +10,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::anchors::{Anchors, FlushCost};
+use crate::body_runs;
 use crate::crash_runs;
 use crate::delivery_runs;
 use crate::gateway_runs;
 use crate::measure::{self, About, Counted, Load, Measured, Watched, run_load};
 use crate::node::{Node, Setup};
+use crate::overload_runs;
 use crate::queue_runs;
 use crate::report::{self, Build, Machine, Rep, Report, Run, RunStatus, Target};
 use crate::resource_runs::{self, IdleNodes};
 
 /// Every benchmark, in the order in which they are run.
-pub const ALL: [&str; 19] =
-    ["R5", "G1", "G8", "R2", "R7", "G2", "G3", "G4", "P1", "Q3", "Q4", "P2", "P6", "Q1", "Q6", "Q2", "Q7", "R1", "R4"];
+pub const ALL: [&str; 23] = [
+    "R5", "G1", "G8", "R2", "R7", "G2", "G3", "G4", "G5", "G6", "G7", "G9", "P1", "Q3", "Q4", "P2", "P6", "Q1", "Q6",
+    "Q2", "Q7", "R1", "R4",
+];
+/// Those that a quick suite leaves out.
+const FULL_ONLY: [&str; 4] = ["G5", "G6", "G7", "G9"];
+
+/// The benchmarks of a suite.
+pub fn of_size(full: bool) -> Vec<&'static str> {
+    ALL.into_iter().filter(|id| full || !FULL_ONLY.contains(id)).collect()
+}
 
 /// The write key of the source that load goes to.
 pub const WRITE_KEY: &str = "bench-key-000";
@@ -266,7 +277,21 @@ impl Bench {
 
     /// Enters a run in the report and prints it.
     pub fn enter(&mut self, id: &str, variant: &str, reps: Vec<Rep>, about: About, targets: Vec<Target>) {
-        let (mut status, mut notes) = measure::judge(&reps, about);
+        self.enter_noted(id, variant, reps, about, Vec::new(), targets);
+    }
+
+    /// The same with notes, which are no blemish.
+    pub fn enter_noted(
+        &mut self,
+        id: &str,
+        variant: &str,
+        reps: Vec<Rep>,
+        about: About,
+        mut notes: Vec<String>,
+        targets: Vec<Target>,
+    ) {
+        let (mut status, blemishes) = measure::judge(&reps, about);
+        notes.extend(blemishes);
         if self.noisy && status == RunStatus::Ok {
             status = RunStatus::Noisy;
             notes.push("the disk does not behave as at the beginning of the suite".to_owned());
@@ -319,12 +344,16 @@ impl Bench {
             self.wanted.extend(compared_with(id).iter().map(|id| (*id).to_owned()));
         }
         let idle = (self.wants("R1") || self.wants("R4")).then(|| IdleNodes::start(self)).transpose();
-        let groups: [(&[&str], Measurement); 12] = [
+        let groups: [(&[&str], Measurement); 16] = [
             (&["R5"], resource_runs::start_time),
             (&["G1", "G8", "R2", "R7"], gateway_runs::single_events),
             (&["G2"], gateway_runs::batches),
             (&["G3"], gateway_runs::few_connections),
             (&["G4"], gateway_runs::steady_latency),
+            (&["G5"], body_runs::compressed),
+            (&["G6"], body_runs::refused),
+            (&["G7"], overload_runs::overload),
+            (&["G9"], overload_runs::many_connections),
             (&["P1", "Q3"], delivery_runs::steady),
             (&["P1", "Q4"], delivery_runs::drain),
             (&["P2"], delivery_runs::latency),
@@ -366,7 +395,7 @@ type Measurement = fn(&mut Bench) -> Result<()>;
 /// Benchmarks whose figures another one needs.
 fn compared_with(id: &str) -> &'static [&'static str] {
     match id {
-        "G2" | "G8" | "R7" | "R2" => &["G1"],
+        "G2" | "G7" | "G8" | "R7" | "R2" => &["G1"],
         "Q3" | "Q4" | "Q7" => &["P1"],
         "Q2" => &["G1", "G4", "P1", "Q1"],
         "Q6" => &["Q1"],
