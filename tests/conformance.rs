@@ -37,6 +37,8 @@ mod report;
 mod router;
 #[path = "conformance/router_batch.rs"]
 mod router_batch;
+#[path = "conformance/router_destinations.rs"]
+mod router_destinations;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
