@@ -86,7 +86,9 @@ type Answers = Vec<(Vec<usize>, Attempted)>;
 async fn attempt_all(shared: &Arc<Shared>, plan: &Plan, held: &[Held]) -> Answers {
     let Some(routed) = transform(plan, held).await else {
         events::worker_fault(&plan.labels, held.first().map_or(0, |held| held.job.id));
-        held.iter().for_each(|held| shared.probe_dropped(held.is_probe));
+        for held in held {
+            shared.probe_dropped(held.is_probe);
+        }
         return vec![((0..held.len()).collect(), refusal(500, "internal error", ErrorAt::Transformation))];
     };
     let now_ms = shared.clock.now_ms();
