@@ -35,6 +35,8 @@ pub mod router;
 pub mod settings;
 /// RocksDB: the only module that names it.
 pub mod storage;
+/// Streams and key-value stores, each with a client of its own.
+pub mod stream;
 /// Metrics and logs.
 pub mod telemetry;
 /// User transformations: code that people write, in an embedded JavaScript engine.

@@ -37,6 +37,8 @@ mod report;
 mod router;
 #[path = "conformance/router_batch.rs"]
 mod router_batch;
+#[path = "conformance/router_destinations.rs"]
+mod router_destinations;
 #[path = "conformance/warehouse_events.rs"]
 mod warehouse_events;
 

@@ -15,20 +15,32 @@ const MOST_KEY_BYTES: usize = 16 << 20;
 /// # Errors
 /// A refusal of the event when the result would be out of proportion (security.md 2.2).
 pub(super) fn flatten(object: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
-    let mut flat = Flat::default();
-    for (key, value) in object {
-        flat.insert(key, value)?;
-    }
-    Ok(flat.leaves)
+    Flat::default().flattened(object)
+}
+
+/// The same with lists as leaves: `{"a":{"b":[1]}}` becomes `{"a.b":[1]}`.
+///
+/// # Errors
+/// As [`flatten`].
+pub(super) fn flatten_objects(object: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+    Flat { keeps_lists: true, ..Flat::default() }.flattened(object)
 }
 
 #[derive(Default)]
 struct Flat {
     leaves: Map<String, Value>,
     key_bytes: usize,
+    keeps_lists: bool,
 }
 
 impl Flat {
+    fn flattened(mut self, object: Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+        for (key, value) in object {
+            self.insert(key, value)?;
+        }
+        Ok(self.leaves)
+    }
+
     fn insert(&mut self, key: String, value: Value) -> Result<(), Refusal> {
         match value {
             Value::Object(object) if !object.is_empty() => {
@@ -36,7 +48,7 @@ impl Flat {
                     self.insert(format!("{key}.{inner}"), value)?;
                 }
             }
-            Value::Array(items) if !items.is_empty() => {
+            Value::Array(items) if !items.is_empty() && !self.keeps_lists => {
                 for (index, value) in items.into_iter().enumerate() {
                     self.insert(format!("{key}[{index}]"), value)?;
                 }
@@ -68,7 +80,11 @@ mod tests {
         let expected = json!({
             "k1": "v1", "k2.k3": "c3", "k2.k4.k5": 5, "list[0]": 1, "list[1].x": null, "list[2][0]": true, "e": {}, "f": [],
         });
-        assert_eq!(flatten(nested).map(Value::Object), Ok(expected));
+        assert_eq!(flatten(nested.clone()).map(Value::Object), Ok(expected));
+        let expected = json!({
+            "k1": "v1", "k2.k3": "c3", "k2.k4.k5": 5, "list": [1, { "x": null }, [true]], "e": {}, "f": [],
+        });
+        assert_eq!(flatten_objects(nested).map(Value::Object), Ok(expected));
     }
 
     #[test]

@@ -12,14 +12,19 @@
 
 mod dynamic_config;
 mod flatten;
+mod http;
+mod kafka;
 mod message;
 mod plan;
 pub mod private_address;
+mod redis;
 mod refusal;
 pub mod resolve;
+mod routed;
 pub mod warehouse;
 mod webhook;
 
 pub use message::{Message, Unreadable, may_hold_key, push_json_string};
-pub use plan::{Output, Plan, is_batch, is_native};
+pub use plan::{Output, Plan, is_batch, is_mapped, is_native};
 pub use refusal::{Kind, Refusal};
+pub use routed::{Routed, is_transformed_by_router};

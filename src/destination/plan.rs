@@ -6,7 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::dynamic_config;
+use super::http::{self, Http};
+use super::kafka::Kafka;
 use super::message::{Message, Unreadable};
+use super::redis::Redis;
 use super::refusal::Refusal;
 use super::webhook::Webhook;
 use crate::backend_config::Destination;
@@ -14,8 +17,18 @@ use crate::backend_config::Destination;
 /// The payload of one job: JSON, as the router or the batch router takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// A delivery request for HTTP types (destinations.md 2.4), the event itself for object stores.
+    /// A delivery request for HTTP types (destinations.md 2.4), the record for streams, the event itself for object
+    /// stores.
     pub payload: Vec<u8>,
+    /// The topic that the record goes to: order holds per user and topic (router.md 15.1).
+    pub topic: Option<String>,
+}
+
+impl Output {
+    /// A payload without a topic.
+    pub fn of(payload: Vec<u8>) -> Output {
+        Output { payload, topic: None }
+    }
 }
 
 /// The transformation of one destination, with its configuration read once.
@@ -27,6 +40,9 @@ enum Way {
     /// Object stores take the event as it is.
     Identity,
     Webhook(Webhook),
+    Http(Box<Http>),
+    Kafka(Kafka),
+    Redis(Redis),
     /// The configuration holds templates, so that each event has its own plan.
     PerEvent(Arc<Destination>, String),
     /// Neither native nor covered by a transformer.
@@ -73,9 +89,20 @@ const BATCH: [&str; 33] = [
     "ICEBERG_LOCAL",
 ];
 
+/// Types with a mapping of their own.
+const MAPPED: [&str; 4] = ["WEBHOOK", "HTTP", "KAFKA", "REDIS"];
+
+/// Types that are mapped here and that this build has no client for.
+const WITHOUT_CLIENT: [&str; 1] = ["KAFKA"];
+
 /// Whether the node transforms this type itself.
+pub fn is_mapped(type_name: &str) -> bool {
+    MAPPED.contains(&type_name) || IDENTITY.contains(&type_name)
+}
+
+/// Whether the node transforms this type itself and delivers to it.
 pub fn is_native(type_name: &str) -> bool {
-    type_name == "WEBHOOK" || IDENTITY.contains(&type_name)
+    is_mapped(type_name) && !WITHOUT_CLIENT.contains(&type_name)
 }
 
 /// Whether jobs of this type go to the batch router instead of the router.
@@ -92,7 +119,7 @@ impl Plan {
     /// The transformation of this type with the destination's configuration.
     pub fn of_type(type_name: &str, destination: &Arc<Destination>) -> Plan {
         let destination = &without_filtered_config(destination);
-        if destination.has_dynamic_config && is_native(type_name) && !IDENTITY.contains(&type_name) {
+        if destination.has_dynamic_config && MAPPED.contains(&type_name) {
             Plan(Way::PerEvent(Arc::clone(destination), type_name.to_owned()))
         } else {
             Plan::fixed(type_name, destination)
@@ -102,6 +129,9 @@ impl Plan {
     fn fixed(type_name: &str, destination: &Destination) -> Plan {
         Plan(match type_name {
             "WEBHOOK" => Way::Webhook(Webhook::new(destination)),
+            "HTTP" => Way::Http(Box::new(Http::new(destination))),
+            "KAFKA" => Way::Kafka(Kafka::new(destination)),
+            "REDIS" => Way::Redis(Redis::new(destination)),
             _ if IDENTITY.contains(&type_name) => Way::Identity,
             _ => Way::Unavailable(type_name.to_owned()),
         })
@@ -115,18 +145,72 @@ impl Plan {
         let payload = match &self.0 {
             Way::Identity => message.to_json().into_bytes(),
             Way::Webhook(webhook) => webhook.transform(&with_time_of_record(message))?,
+            Way::Http(http) => http.transform(&with_time_of_record(message))?,
+            Way::Kafka(kafka) => {
+                let (payload, topic) = kafka.transform(&with_time_of_record(message));
+                return Ok(vec![Output { payload, topic }]);
+            }
+            Way::Redis(redis) => redis.transform(&with_time_of_record(message), metadata)?,
             Way::PerEvent(destination, type_name) => {
-                let unreadable = |error: Unreadable| Refusal::instrumentation(&error.to_string());
-                let (config, event) =
-                    dynamic_config::resolve(&destination.config, message, metadata).map_err(unreadable)?;
-                let resolved = Destination { config, has_dynamic_config: false, ..Destination::clone(destination) };
+                let (plan, event) = resolved(destination, type_name, message, metadata)?;
                 let message = Message::parse(&event).map_err(unreadable)?;
-                return Plan::fixed(type_name, &resolved).transform(&message, metadata);
+                return plan.transform(&message, metadata);
             }
             Way::Unavailable(type_name) => return Err(Refusal::unavailable(type_name)),
         };
-        Ok(vec![Output { payload }])
+        Ok(vec![Output::of(payload)])
     }
+
+    /// Whether events may share a request, so that it is worth waiting for more of them.
+    pub fn joins_events(&self) -> bool {
+        match &self.0 {
+            Way::Http(http) => http.joins_events(),
+            Way::PerEvent(destination, type_name) => type_name == "HTTP" && http::may_batch(&destination.config),
+            _ => false,
+        }
+    }
+
+    /// The request that an HTTP destination makes of the event, before it is written; `None` for other types and
+    /// for what was transformed before.
+    pub(super) fn http_request(
+        &self,
+        message: &Message<'_>,
+        metadata: &dyn Fn() -> Value,
+    ) -> Option<Result<http::Request, Refusal>> {
+        if http::was_transformed(message) {
+            return None;
+        }
+        match &self.0 {
+            Way::Http(http) => Some(http.request(&with_time_of_record(message))),
+            Way::PerEvent(destination, type_name) if type_name == "HTTP" => {
+                let (plan, event) = match resolved(destination, type_name, message, metadata) {
+                    Ok(resolved) => resolved,
+                    Err(refusal) => return Some(Err(refusal)),
+                };
+                match Message::parse(&event) {
+                    Ok(message) => plan.http_request(&message, metadata),
+                    Err(error) => Some(Err(unreadable(error))),
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The plan for one event of a destination with templates, and the event without what went into them.
+fn resolved(
+    destination: &Arc<Destination>,
+    type_name: &str,
+    message: &Message<'_>,
+    metadata: &dyn Fn() -> Value,
+) -> Result<(Plan, String), Refusal> {
+    let (config, event) = dynamic_config::resolve(&destination.config, message, metadata).map_err(unreadable)?;
+    let resolved = Destination { config, has_dynamic_config: false, ..Destination::clone(destination) };
+    Ok((Plan::fixed(type_name, &resolved), event))
+}
+
+fn unreadable(error: Unreadable) -> Refusal {
+    Refusal::instrumentation(&error.to_string())
 }
 
 /// The destination without the config keys that its definition keeps from transformations (processor.md 6.1).

@@ -26,6 +26,7 @@ mod partitions;
 mod record;
 mod run_book;
 mod runs;
+mod staging_file;
 mod state;
 mod upkeep;
 mod writer;
@@ -48,6 +49,7 @@ pub use cancelled::{CancelError, CancelledRuns};
 pub use dead_letter::DeadLetter;
 pub use open::inspect;
 pub use runs::{FailedRecord, RecordPlace, RunKey, RunOfJob, RunRow, RunStats};
+pub use staging_file::{BatchDestination, Named, StagingFile};
 
 use crate::clock::Clock;
 use crate::settings::{JobsDbSettings, Profile, QueueSettings, RunSettings, Settings, StorageSettings};

@@ -484,8 +484,8 @@ impl Passing<'_, '_> {
                 return Err(Failed { stage: "event_filter", status, error: Cow::Borrowed(error) });
             }
         }
-        if route.transform_at == TransformAt::None {
-            return Ok(Some(vec![Output { payload: self.event.to_json().into_bytes() }]));
+        if route.transform_at != TransformAt::Processor {
+            return Ok(Some(vec![Output::of(self.event.to_json().into_bytes())]));
         }
         let destination = &route.candidate.destination;
         let envelope = || {
@@ -521,7 +521,8 @@ impl Passing<'_, '_> {
         buffers.parameters.extend_from_slice(&route.parameters);
         buffers.parameters.extend_from_slice(&buffers.of_event);
         for output in outputs {
-            self.emit_job(route, route.queue, &buffers.parameters, &[output.payload.as_slice()], emit);
+            let topic = output.topic.as_deref();
+            self.emit_job(route, route.queue, &buffers.parameters, &[output.payload.as_slice()], topic, emit);
         }
         counts.sent(route.queue, outputs.len());
     }
@@ -549,19 +550,28 @@ impl Passing<'_, '_> {
         buffers.copy.clear();
         self.event.write(&mut buffers.copy);
         let payload: [&[u8]; 3] = [b"[", &buffers.copy, b"]"];
-        self.emit_job(route, Queue::ProcError, &buffers.parameters, &payload, emit);
+        self.emit_job(route, Queue::ProcError, &buffers.parameters, &payload, None, emit);
     }
 
-    fn emit_job(&self, route: &Route, queue: Queue, parameters: &[u8], payload: &[&[u8]], emit: &mut Emit<'_>) {
+    /// Stores a job; `topic` narrows the order of its user to one topic.
+    fn emit_job(
+        &self,
+        route: &Route,
+        queue: Queue,
+        parameters: &[u8],
+        payload: &[&[u8]],
+        topic: Option<&str>,
+        emit: &mut Emit<'_>,
+    ) {
         let destination = &route.candidate.destination;
         let uuid = Uuid::new_v4();
-        let nobody;
-        let user_id = if self.job.user_id.is_empty() {
-            nobody = format!("random-{uuid}");
-            &nobody
-        } else {
-            &self.job.user_id
-        };
+        let mut user_id = Cow::Borrowed(&*self.job.user_id);
+        if user_id.is_empty() {
+            user_id = format!("random-{uuid}").into();
+        }
+        if let Some(topic) = topic {
+            user_id = format!("{user_id}<<>>{topic}").into();
+        }
         emit(
             queue,
             &NewJob {
@@ -570,7 +580,7 @@ impl Passing<'_, '_> {
                 custom_val: &destination.definition.name,
                 source_id: &self.source.source.id,
                 destination_id: &destination.id,
-                user_id,
+                user_id: &user_id,
                 parameters,
                 payload,
                 event_count: 1,

@@ -9,9 +9,10 @@
 //!
 //! Where things are: the rules are pure files with table tests ([`status_table`], [`backoff`], [`retry_limit`],
 //! [`error_response`], [`drain`], [`barrier`], [`pickup`], [`throttle`], [`unreachable`], [`worker_index`],
-//! [`worker_batch`], [`wire`], [`response`]); `partition` runs them for one destination with
-//! `walk`, `worker` and `status_writer`; [`delivery`] talks HTTP.
+//! [`worker_batch`], [`wire`], [`response`]); `partition` runs them for one destination with `walk`, `worker`, `joint`
+//! (events that are transformed here) and `status_writer`; [`delivery`] talks HTTP.
 
+mod attempt;
 pub mod backoff;
 pub mod barrier;
 mod board;
@@ -20,6 +21,7 @@ pub mod drain;
 pub mod error_response;
 mod event_origin;
 mod events;
+mod joint;
 pub mod outcome;
 mod partition;
 pub mod pickup;

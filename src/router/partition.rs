@@ -337,7 +337,11 @@ impl Partition {
             return;
         }
         let mut plan = Plan::new(&settings, config.as_deref(), &self.kind, &self.shared.id, &self.workspace_id);
-        plan.origins.remember_earlier(&self.shared.plan.load().origins);
+        {
+            let earlier = self.shared.plan.load();
+            plan.origins.remember_earlier(&earlier.origins);
+            plan.keep_client(&earlier);
+        }
         self.shared.barrier.lock().set_params(plan.barrier_params());
         self.shared.plan.store(Arc::new(plan));
         self.plan_of = (settings, config);

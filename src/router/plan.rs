@@ -16,7 +16,9 @@ use super::throttle::{AdaptiveParams, Rate};
 use super::wire::Identity;
 use crate::backend_config::{Destination, Scrubber, Snapshot};
 use crate::destination::private_address::AddressRules;
+use crate::destination::{Plan as Transformation, is_transformed_by_router};
 use crate::settings::{RouterTypeSettings, Settings};
+use crate::stream::Client;
 
 /// Rates per endpoint label or event type that are remembered.
 const RATES: usize = 200;
@@ -44,7 +46,7 @@ const NOT_OVER_HTTP: [&str; 14] = [
 pub(super) struct Plan {
     /// The whole settings, for look-ups by event type or endpoint.
     whole: Arc<Settings>,
-    kind: String,
+    pub(super) kind: String,
     id: String,
     pub(super) settings: RouterTypeSettings,
     pub(super) way: Way,
@@ -54,6 +56,10 @@ pub(super) struct Plan {
     pub(super) destination: Option<Arc<Destination>>,
     pub(super) keeps_warnings: bool,
     pub(super) over_http: bool,
+    /// The client of a type that is not served over HTTP.
+    pub(super) client: Option<Arc<Client>>,
+    /// What the router makes of events that the processor left as they are.
+    pub(super) transformation: Option<Arc<Transformation>>,
     pub(super) labels: Labels,
     pub(super) meters: Meters,
     pub(super) rate: Rate,
@@ -111,6 +117,11 @@ impl Plan {
             keeps_warnings: definition_says("supportsDeliveredWithWarnings")
                 || settings.delivered_with_warnings_workspaces.iter().any(|listed| listed == workspace_id),
             over_http: !NOT_OVER_HTTP.contains(&kind),
+            client: destination.as_ref().and_then(|destination| Client::of(kind, &destination.config)).map(Arc::new),
+            transformation: destination
+                .as_ref()
+                .filter(|_| is_transformed_by_router(kind))
+                .map(|destination| Arc::new(Transformation::of_type(kind, destination))),
             meters: Meters::new(&labels),
             labels,
             rate: Rate { limit, window },
@@ -119,6 +130,15 @@ impl Plan {
             scrubber: config.map(|config| Arc::clone(&config.scrubber)).unwrap_or_default(),
             destination,
             settings,
+        }
+    }
+
+    /// Goes on with the client of an earlier plan if its configuration is the same: an open connection stays open.
+    pub(super) fn keep_client(&mut self, earlier: &Plan) {
+        if let (Some(client), Some(known)) = (&self.client, &earlier.client)
+            && client.is_configured_like(known)
+        {
+            self.client = Some(Arc::clone(known));
         }
     }
 

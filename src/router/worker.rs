@@ -12,21 +12,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
+use super::attempt::{attempt, refusal};
 use super::barrier::Ended;
 use super::drain::{DRAIN_CODE, Reason};
 use super::error_response::ErrorAt;
 use super::events;
+use super::joint;
 use super::outcome::{Attempted, Before, JobFacts, Judged, judge, status_after_attempt, status_after_drain};
 use super::pickup::{Step, next_step};
 use super::plan::Plan;
-use super::shared::{ENDPOINTS, Shared};
-use super::status_table::{Verdict, is_success};
-use super::throttle::Gcra;
-use super::unreachable::Allowance;
-use super::wire::{self, Wire};
+use super::shared::Shared;
+use super::status_table::Verdict;
 use crate::jobsdb::{Job, Status};
-use crate::settings::{EventUrls, RouterTypeSettings};
+use crate::settings::RouterTypeSettings;
 
 /// Measurements that a worker's pace is averaged over.
 const PACE_SAMPLES: usize = 20;
@@ -68,6 +68,11 @@ impl Held {
         self.decided = true;
     }
 
+    /// Whether the job is to be transformed here, with others if there are any.
+    fn is_joinable(&self) -> bool {
+        self.facts.untransformed && self.aborts.is_none()
+    }
+
     /// Payload bytes that the job keeps in memory.
     fn bytes(&self) -> u64 {
         u64::try_from(self.job.payload.len() + self.job.parameters.len()).unwrap_or(u64::MAX)
@@ -78,7 +83,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let shared = &self.shared;
         if !self.decided {
-            shared.probe_dropped(self);
+            shared.probe_dropped(self.is_probe);
             if self.ordered {
                 shared.barrier.lock().ended(&self.order_key, self.job.id, Ended::Waiting);
             }
@@ -86,6 +91,13 @@ impl Drop for Held {
         }
         shared.let_go(self.bytes(), !self.decided);
     }
+}
+
+/// What stands at the front of a worker's queue.
+enum Popped {
+    Joinable(Box<Held>),
+    Other,
+    Empty,
 }
 
 /// How a job ended.
@@ -115,32 +127,41 @@ struct WorkerQueue {
 
 /// One worker.
 #[derive(Default)]
-pub(super) struct Worker(Mutex<WorkerQueue>);
+pub(super) struct Worker {
+    queue: Mutex<WorkerQueue>,
+    /// Tells a worker that gathers jobs of a new one.
+    more: Notify,
+}
 
 impl Worker {
     /// Gives back every job that waits for the worker.
     pub(super) fn clear(&self) {
-        let jobs = std::mem::take(&mut self.0.lock().jobs);
+        let jobs = std::mem::take(&mut self.queue.lock().jobs);
         drop(jobs);
     }
 
     /// Jobs that may still be given to the worker.
     pub(super) fn free_slots(&self, settings: &RouterTypeSettings, page: usize) -> usize {
-        let queue = self.0.lock();
+        let queue = self.queue.lock();
         let pace = queue.pace.iter().sum::<f64>() / queue.pace.len().max(1) as f64;
         buffer_size(settings, pace, page).saturating_sub(queue.jobs.len())
     }
 
     /// Puts a job at the end of the queue. Whether a task must be started for it.
     fn push(&self, held: Held) -> bool {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         queue.jobs.push_back(held);
-        !std::mem::replace(&mut queue.is_running, true)
+        let was_running = std::mem::replace(&mut queue.is_running, true);
+        drop(queue);
+        if was_running {
+            self.more.notify_one();
+        }
+        !was_running
     }
 
     /// The next job, and whether it was the last one; none ends the task.
     fn pop(&self) -> Option<(Held, bool)> {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         let Some(held) = queue.jobs.pop_front() else {
             queue.is_running = false;
             return None;
@@ -148,8 +169,23 @@ impl Worker {
         Some((held, queue.jobs.is_empty()))
     }
 
+    /// The next job if it may be transformed together with others.
+    fn pop_joinable(&self) -> Popped {
+        let mut queue = self.queue.lock();
+        match queue.jobs.front() {
+            None => Popped::Empty,
+            Some(held) if !held.is_joinable() => Popped::Other,
+            Some(_) => queue.jobs.pop_front().map_or(Popped::Empty, |held| Popped::Joinable(Box::new(held))),
+        }
+    }
+
+    /// Whether no job waits for the worker.
+    fn is_empty(&self) -> bool {
+        self.queue.lock().jobs.is_empty()
+    }
+
     fn note_pace(&self, took: Duration) {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         if queue.pace.len() == PACE_SAMPLES {
             queue.pace.pop_front();
         }
@@ -190,16 +226,26 @@ async fn work(shared: &Arc<Shared>, index: usize) {
     };
     while let Some((held, is_last)) = worker.pop() {
         shared.left_queue();
-        let started = Instant::now();
         let plan = shared.plan.load_full();
+        if held.is_joinable() && plan.transformation.is_some() {
+            let batch = gather(shared, worker, &plan, held).await;
+            let started = Instant::now();
+            let jobs = batch.len();
+            let ended = joint::process(shared, &plan, batch).await;
+            worker.note_pace(started.elapsed() / u32::try_from(jobs.max(1)).unwrap_or(u32::MAX));
+            for finished in ended {
+                hand_over(shared, finished).await;
+            }
+            if worker.is_empty() {
+                shared.worker_went_idle();
+            }
+            continue;
+        }
+        let started = Instant::now();
         match AssertUnwindSafe(process(shared, &plan, &held)).catch_unwind().await {
             Ok(Some(end)) => {
                 worker.note_pace(started.elapsed());
-                // The writer lives as long as anything is held, so a closed channel means that the node is going
-                // down. The job goes back to its queue then.
-                if shared.results.send(Finished { held, end }).await.is_err() {
-                    tracing::trace!(destination = %shared.id, "a result came after the end of its writer");
-                }
+                hand_over(shared, Finished { held, end }).await;
             }
             Ok(None) => drop(held),
             Err(_) => {
@@ -211,6 +257,44 @@ async fn work(shared: &Arc<Shared>, index: usize) {
             shared.worker_went_idle();
         }
     }
+}
+
+/// Gives a result to the writer, which lives as long as anything is held. A closed channel means that the node is
+/// going down; the job goes back to its queue then.
+async fn hand_over(shared: &Shared, finished: Finished) {
+    if shared.results.send(finished).await.is_err() {
+        tracing::trace!(destination = %shared.id, "a result came after the end of its writer");
+    }
+}
+
+/// Jobs that are transformed together: what stands behind the first one, and, where events share requests, what
+/// comes within a while (router.md 5.2). Nobody waits for others to find out whether the destination is there.
+async fn gather(shared: &Shared, worker: &Worker, plan: &Plan, first: Held) -> Vec<Held> {
+    let most = plan.settings.jobs_to_batch_in_a_worker;
+    let joins = plan.transformation.as_ref().is_some_and(|transformation| transformation.joins_events());
+    let waits = joins && !first.is_probe;
+    let deadline = tokio::time::Instant::now() + plan.settings.jobs_batch_timeout;
+    let mut batch = vec![first];
+    while batch.len() < most {
+        match worker.pop_joinable() {
+            Popped::Joinable(held) => {
+                batch.push(*held);
+                shared.left_queue();
+                continue;
+            }
+            Popped::Other => break,
+            Popped::Empty => {}
+        }
+        if !waits || shared.is_ending() {
+            break;
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            () = tokio::time::sleep_until(deadline) => break,
+            () = worker.more.notified() => {}
+        }
+    }
+    batch
 }
 
 /// Keeps a job that met a fault of the program as long as a first failure would, so that it is not met again and
@@ -242,7 +326,7 @@ async fn process(shared: &Shared, plan: &Plan, held: &Held) -> Option<End> {
             let attempted = AssertUnwindSafe(attempt(shared, plan, held)).catch_unwind().await;
             let attempted = attempted.unwrap_or_else(|_| {
                 events::worker_fault(&plan.labels, held.job.id);
-                shared.probe_dropped(held);
+                shared.probe_dropped(held.is_probe);
                 refusal(500, "internal error", ErrorAt::Delivery)
             });
             Some(finish(shared, plan, held, attempted))
@@ -250,8 +334,8 @@ async fn process(shared: &Shared, plan: &Plan, held: &Held) -> Option<End> {
     }
 }
 
-fn give_up(shared: &Shared, held: &Held) -> End {
-    shared.probe_dropped(held);
+pub(super) fn give_up(shared: &Shared, held: &Held) -> End {
+    shared.probe_dropped(held.is_probe);
     let at_ms = shared.clock.now_ms();
     let reason = held.aborts.unwrap_or(Reason::RetryLimit);
     let status = status_after_drain(&Before::of(&held.job), reason, at_ms);
@@ -265,7 +349,7 @@ fn give_up(shared: &Shared, held: &Held) -> End {
     }
 }
 
-fn finish(shared: &Shared, plan: &Plan, held: &Held, mut attempted: Attempted) -> End {
+pub(super) fn finish(shared: &Shared, plan: &Plan, held: &Held, mut attempted: Attempted) -> End {
     // A destination may repeat what it was sent, and what is stored here is shown.
     if let Cow::Owned(scrubbed) = plan.scrubber.scrub(&attempted.text) {
         attempted.text = scrubbed;
@@ -283,113 +367,6 @@ fn finish(shared: &Shared, plan: &Plan, held: &Held, mut attempted: Attempted) -
     });
     let Attempted { text: error_text, error_at, code, .. } = attempted;
     End { judged, status, error_text, error_at, code, at_ms }
-}
-
-fn refusal(code: i32, text: impl Into<String>, at: ErrorAt) -> Attempted {
-    Attempted { code, text: text.into(), error_at: Some(at).filter(|_| !is_success(code)), ..Attempted::default() }
-}
-
-/// One attempt: from the stored payload to the destination's answer.
-async fn attempt(shared: &Shared, plan: &Plan, held: &Held) -> Attempted {
-    if !plan.over_http || held.facts.untransformed {
-        shared.probe_dropped(held);
-        let text = format!("transformer for {} not available", held.job.partition.custom_val);
-        return refusal(404, text, ErrorAt::Transformation);
-    }
-    let mut request = match wire::read(&held.job.payload, &plan.identity) {
-        Wire::Send(request) if !plan.settings.disable_egress => *request,
-        Wire::Send(_) => {
-            shared.probe_dropped(held);
-            return refusal(200, "200: outgoing disabled", ErrorAt::Delivery);
-        }
-        Wire::Nothing => {
-            shared.probe_dropped(held);
-            return refusal(200, "", ErrorAt::Delivery);
-        }
-        Wire::Refused { code, text, at } => {
-            shared.probe_dropped(held);
-            return refusal(code, text, at);
-        }
-    };
-    let mut guarded = plan.settings.block_private_ips;
-    if plan.settings.event_urls != EventUrls::Any && plan.origins.is_foreign(&request.url) {
-        if plan.settings.event_urls == EventUrls::Off || request.had_user_info {
-            shared.probe_dropped(held);
-            return refusal(403, "403: event URLs are not allowed", ErrorAt::Delivery);
-        }
-        plan.origins.strip(&mut request);
-        guarded = true;
-    }
-    wait_for_rate(shared, plan, &request.endpoint_path).await;
-    let private = plan.origins.private_headers(&request);
-    let started = Instant::now();
-    let answer = shared.courier.send(request, &plan.way, guarded, &private).await;
-    events::request_took(&plan.meters, started.elapsed());
-    shared.note_reach(plan, held, answer.answered, answer.unreachable);
-    Attempted {
-        error_at: Some(ErrorAt::Delivery).filter(|_| !is_success(answer.code)),
-        code: answer.code,
-        text: answer.text,
-        content_type: answer.content_type,
-        unreachable: answer.unreachable,
-        retry_after: answer.retry_after,
-    }
-}
-
-/// Waits for the rate limit of the endpoint; the request is sent at the latest when the wait's own bound is over.
-async fn wait_for_rate(shared: &Shared, plan: &Plan, endpoint_path: &str) {
-    let rate = plan.endpoint_rate(endpoint_path);
-    if !rate.is_active() {
-        return;
-    }
-    let deadline = Instant::now() + plan.settings.delivery_throttler_timeout;
-    loop {
-        let wait = {
-            let mut limiters = shared.endpoint_limiters.lock();
-            if limiters.get(endpoint_path).is_none_or(|limiter: &Gcra| limiter.rate() != rate) {
-                if limiters.len() >= ENDPOINTS {
-                    return;
-                }
-                limiters.insert(endpoint_path.to_owned(), Gcra::new(rate));
-            }
-            let now_ns = shared.elapsed_ns();
-            limiters.get_mut(endpoint_path).and_then(|limiter| limiter.take(1, now_ns).err())
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        match wait {
-            Some(wait) if !left.is_zero() => tokio::time::sleep(wait.min(left)).await,
-            _ => return,
-        }
-    }
-}
-
-impl Shared {
-    /// Whether the job may not be attempted now, because the destination cannot be reached.
-    fn must_hold_back(&self, held: &Held) -> bool {
-        let is_open = self.reach.lock().allowance(Instant::now()) == Allowance::Open;
-        !is_open && !held.is_probe && held.aborts.is_none()
-    }
-
-    /// A probe ended without an attempt.
-    fn probe_dropped(&self, held: &Held) {
-        if held.is_probe {
-            self.reach.lock().probe_dropped();
-        }
-    }
-
-    /// Takes note of what an attempt says about the way to the destination.
-    fn note_reach(&self, plan: &Plan, held: &Held, answered: bool, unreachable: bool) {
-        let longest = plan.settings.unreachable_probe_max;
-        let now = Instant::now();
-        let mut reach = self.reach.lock();
-        if answered {
-            if reach.answered() {
-                events::unreachable(&plan.labels, false);
-            }
-        } else if (unreachable || held.is_probe) && reach.reached_nobody(now, held.is_probe, longest) {
-            events::unreachable(&plan.labels, true);
-        }
-    }
 }
 
 #[cfg(test)]

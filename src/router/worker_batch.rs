@@ -28,9 +28,16 @@ pub struct BatchRequest {
     pub jobs: Vec<BatchJob>,
 }
 
+impl BatchRequest {
+    /// The lowest id of its jobs, by which requests are handled in order.
+    pub fn lowest_job(&self) -> u64 {
+        self.jobs.iter().map(|job| job.id).min().unwrap_or(u64::MAX)
+    }
+}
+
 /// The order in which requests are handled: by their lowest job id.
 pub fn sort(requests: &mut [BatchRequest]) {
-    requests.sort_by_key(|request| request.jobs.iter().map(|job| job.id).min().unwrap_or(u64::MAX));
+    requests.sort_by_key(BatchRequest::lowest_job);
 }
 
 /// Remembers which keys failed earlier in the batch.

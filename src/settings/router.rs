@@ -103,6 +103,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("Router.noOfJobsToBatchInAWorker", Kind::Int, "20", "Jobs that a worker transforms together.")
         .also(&["Router.<TYPE>.noOfJobsToBatchInAWorker"])
         .hot(),
+    Key::new("Router.jobsBatchTimeout", SECOND, "5s", "Longest wait for events that may share a request.")
+        .also(&["Router.<TYPE>.jobsBatchTimeout"])
+        .hot(),
     Key::new("Router.enableDynamicBufferSizeCalculator", Kind::Bool, "true", "Size a worker's queue by its pace.")
         .also(&["Router.<TYPE>.enableDynamicBufferSizeCalculator"])
         .hot(),
@@ -325,6 +328,7 @@ pub struct RouterTypeSettings {
     pub jobs_per_worker: usize,
     pub max_jobs_per_worker: usize,
     pub jobs_to_batch_in_a_worker: usize,
+    pub jobs_batch_timeout: Duration,
     pub dynamic_buffer: bool,
     pub dynamic_buffer_factor: f64,
     pub dynamic_buffer_minimum: usize,
@@ -499,6 +503,7 @@ impl RouterTypeSettings {
             jobs_per_worker: r.count("Router.noOfJobsPerChannel").max(1),
             max_jobs_per_worker: r.count("Router.maxNoOfJobsPerChannel").max(1),
             jobs_to_batch_in_a_worker: r.count("Router.noOfJobsToBatchInAWorker").max(1),
+            jobs_batch_timeout: r.duration("Router.jobsBatchTimeout"),
             dynamic_buffer: r.flag("Router.enableDynamicBufferSizeCalculator"),
             dynamic_buffer_factor: r.float("Router.dynamicBufferSizeScalingFactor"),
             dynamic_buffer_minimum: r.count("Router.dynamicBufferSizeMinimum"),

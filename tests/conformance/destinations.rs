@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pintle::backend_config::{Destination, DestinationDefinition};
-use pintle::destination::{Message, Plan, Refusal, is_native};
+use pintle::destination::{Message, Output, Plan, Refusal, is_mapped, is_transformed_by_router};
 use serde_json::{Map, Value, json};
 
 use crate::report::CaseResult;
 
 /// Types whose error texts name the step and whose `implementation` is `cdkV2`, of those that are native.
-const WITH_STEPS: [&str; 1] = ["WEBHOOK"];
+const WITH_STEPS: [&str; 2] = ["WEBHOOK", "HTTP"];
 
 /// Runs the cases; one of a destination or feature that is not built fails.
 pub fn run(cases: &[Value], _folder: &Path) -> Vec<CaseResult> {
@@ -29,7 +29,7 @@ pub fn run(cases: &[Value], _folder: &Path) -> Vec<CaseResult> {
 
 fn difference(case: &Value, destination: &str, feature: &str) -> Option<String> {
     let type_name = destination.to_uppercase();
-    if !is_native(&type_name) {
+    if !is_mapped(&type_name) {
         return Some("this destination is not built".to_owned());
     }
     if case["needs_mock"] == true {
@@ -59,9 +59,15 @@ fn processor(type_name: &str, items: &Value) -> Value {
     let mut answers = Vec::new();
     for item in &items {
         match transform(type_name, &named, item) {
-            Ok(outputs) => answers.extend(outputs.into_iter().map(|mut output| {
+            Ok(outputs) => answers.extend(outputs.iter().map(|output| {
+                let mut metadata = item["metadata"].clone();
+                if let Some(topic) = &output.topic {
+                    let user = metadata["rudderId"].as_str().unwrap_or_default();
+                    metadata["rudderId"] = format!("{user}<<>>{topic}").into();
+                }
+                let mut output = value_of(output);
                 set_user_id(&mut output);
-                json!({ "output": output, "metadata": item["metadata"], "statusCode": 200 })
+                json!({ "output": output, "metadata": metadata, "statusCode": 200 })
             })),
             Err(refusal) => answers.push(json!({
                 "metadata": item["metadata"],
@@ -82,12 +88,16 @@ fn router(type_name: &str, items: &Value) -> Value {
     };
     let first = items.first().map(|item| item["destination"]["DestinationDefinition"]["Name"].clone());
     let named = first.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    if is_transformed_by_router(type_name) {
+        return json!({ "output": groups(items).iter().flat_map(|group| joint(type_name, &named, group)).collect::<Vec<_>>() });
+    }
     let mut failures = Vec::new();
     let mut successes = Vec::new();
     for item in items {
         match transform(type_name, &named, item) {
             Ok(outputs) => {
-                let requests: Vec<Value> = outputs.into_iter().map(|mut output| {
+                let requests: Vec<Value> = outputs.iter().map(|output| {
+                    let mut output = value_of(output);
                     text_user_id(&mut output);
                     output
                 }).collect();
@@ -108,20 +118,80 @@ fn router(type_name: &str, items: &Value) -> Value {
     json!({ "output": failures })
 }
 
-fn transform(type_name: &str, named: &str, item: &Value) -> Result<Vec<Value>, Refusal> {
+/// Inputs that are transformed on their own: those of one destination and one configuration (destinations.md 7.1).
+fn groups(items: &[Value]) -> Vec<Vec<&Value>> {
+    let mut groups: Vec<(String, Vec<&Value>)> = Vec::new();
+    for item in items {
+        let destination = &item["destination"];
+        let config = if destination["hasDynamicConfig"] == false { &Value::Null } else { &destination["Config"] };
+        let key = json!([destination["ID"], config]).to_string();
+        match groups.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, group)) => group.push(item),
+            None => groups.push((key, vec![item])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// Items of one destination, transformed together.
+fn joint(type_name: &str, named: &str, items: &[&Value]) -> Vec<Value> {
+    let texts: Vec<String> = items.iter().map(|item| item["message"].to_string()).collect();
+    let metadata: Vec<_> = items.iter().map(|item| move || item["metadata"].clone()).collect();
+    let events: Vec<(Message<'_>, &dyn Fn() -> Value)> = texts
+        .iter()
+        .zip(&metadata)
+        .map(|(text, metadata)| (Message::parse(text).expect("messages are objects"), metadata as &dyn Fn() -> Value))
+        .collect();
+    let plan = Plan::of_type(type_name, &destination_of(named, items[0]));
+    plan.route(&events)
+        .into_iter()
+        .map(|routed| {
+            let first = items[routed.places[0]];
+            let metadata: Vec<&Value> = routed.places.iter().map(|place| &items[*place]["metadata"]).collect();
+            match routed.payload {
+                Ok(payload) => {
+                    let mut request: Value = serde_json::from_slice(&payload).expect("payloads are JSON");
+                    // The reference leaves an empty user out here.
+                    if request["userId"] == ""
+                        && let Some(request) = request.as_object_mut()
+                    {
+                        request.shift_remove("userId");
+                    }
+                    json!({
+                        "batchedRequest": request, "metadata": metadata, "batched": routed.is_batch, "statusCode": 200,
+                        "destination": first["destination"],
+                    })
+                }
+                Err(refusal) => json!({
+                    "metadata": metadata, "batched": false, "statusCode": refusal.status(), "error": refusal.message,
+                    "statTags": stat_tags(&refusal, type_name, named, "router", metadata[0]),
+                    "destination": first["destination"],
+                }),
+            }
+        })
+        .collect()
+}
+
+fn destination_of(named: &str, item: &Value) -> Arc<Destination> {
     let given = &item["destination"];
-    let config = given["Config"].as_object().cloned().unwrap_or_default();
-    let destination = Arc::new(Destination {
-        config,
+    Arc::new(Destination {
+        id: given["ID"].as_str().unwrap_or_default().to_owned(),
+        config: given["Config"].as_object().cloned().unwrap_or_default(),
         definition: DestinationDefinition { name: named.to_owned(), ..DestinationDefinition::default() },
         has_dynamic_config: given["hasDynamicConfig"] != Value::Bool(false),
         ..Destination::default()
-    });
+    })
+}
+
+fn transform(type_name: &str, named: &str, item: &Value) -> Result<Vec<Output>, Refusal> {
     let text = item["message"].to_string();
     let message = Message::parse(&text).map_err(|error| Refusal::instrumentation(&error.to_string()))?;
     let metadata = || item["metadata"].clone();
-    let outputs = Plan::of_type(type_name, &destination).transform(&message, &metadata)?;
-    Ok(outputs.iter().map(|output| serde_json::from_slice(&output.payload).expect("outputs are JSON")).collect())
+    Plan::of_type(type_name, &destination_of(named, item)).transform(&message, &metadata)
+}
+
+fn value_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.payload).expect("outputs are JSON")
 }
 
 /// The processor's wire form always has a user id that is text.

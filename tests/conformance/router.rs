@@ -1,10 +1,9 @@
 //! Vectors of real-time delivery: pure calls of the rules that the router runs on, with a fake clock.
 //!
-//! Kinds of the batch router are handed to its own suite file.
+//! Kinds of the batch router and of destinations are handed to suite files of their own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +11,7 @@ use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 
-use pintle::backend_config::{Destination, DestinationDefinition};
 use pintle::destination::private_address::{AddressRules, REFUSED_CODE, REFUSED_TEXT};
-use pintle::destination::{Message, Plan};
 use pintle::router::backoff;
 use pintle::router::barrier::{Barrier, Ended, Params};
 use pintle::router::drain::{Facts, Reason, Standing, reason};
@@ -66,8 +63,9 @@ fn run_case(case: &Value) -> CaseResult {
         "http_wire" => http_wire(given, expect),
         "http_wire_result" => http_wire_result(given, expect),
         "private_ip" => private_ip(given, expect),
-        "webhook_map" => webhook_map(given, expect),
-        _ => match crate::router_batch::run_case(kind, case) {
+        _ => match crate::router_batch::run_case(kind, case)
+            .or_else(|| crate::router_destinations::run_case(kind, given, expect))
+        {
             Some((true, _)) => Ok(()),
             Some((false, detail)) => Err(detail),
             None => Err(format!("kind {kind:?} is not built")),
@@ -684,27 +682,4 @@ fn private_ip(given: &Value, expect: &Value) -> Outcome {
     let found =
         json!({"blocked": blocked, "code": REFUSED_CODE, "text": REFUSED_TEXT, "state": verdict(REFUSED_CODE).name()});
     covers(&found, expect)
-}
-
-fn webhook_map(given: &Value, expect: &Value) -> Outcome {
-    let destination = Destination {
-        config: given["config"].as_object().cloned().unwrap_or_default(),
-        definition: DestinationDefinition { name: "WEBHOOK".to_owned(), ..DestinationDefinition::default() },
-        ..Destination::default()
-    };
-    let text_of_message = given["message"].to_string();
-    let message = Message::parse(&text_of_message).map_err(|error| error.to_string())?;
-    match Plan::new(&Arc::new(destination)).transform(&message, &|| Value::Null) {
-        Ok(outputs) => {
-            let requests: Vec<Value> =
-                outputs.iter().map(|output| serde_json::from_slice(&output.payload).unwrap()).collect();
-            same(&json!(requests), &json!([expect["request"]]))
-        }
-        Err(refusal) if expect["error"].is_object() => {
-            let wanted = text(&expect["error"], "contains");
-            same(&json!(refusal.status()), &expect["error"]["code"])?;
-            if refusal.message.contains(wanted) { Ok(()) } else { Err(format!("expected {wanted}, found {refusal:?}")) }
-        }
-        Err(refusal) => Err(format!("{refusal:?}")),
-    }
 }

@@ -1,6 +1,6 @@
 //! A fake destination: an HTTP server that answers as told and remembers what came.
 //!
-//! In: POST requests with one event as JSON (what a WEBHOOK destination sends). Out: every event that it accepted
+//! In: POST requests with one event as JSON (what a WEBHOOK destination sends) or a list of events. Out: every event that it accepted
 //! (2xx), in order of arrival; from them duplicates by `messageId` and violations of the order per user.
 
 use std::collections::{HashMap, HashSet};
@@ -247,17 +247,22 @@ fn serve(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
 }
 
 fn remember(body: &[u8], shared: &Shared) {
-    let event: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let events = if let Value::Array(events) = body { events } else { vec![body] };
+    let accepted = events.into_iter().map(|event| accept(event, shared));
+    locked(&shared.accepted).extend(accepted);
+    shared.arrived.notify_all();
+}
+
+fn accept(event: Value, shared: &Shared) -> Accepted {
     let text = |name: &str| event[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let accepted = Accepted {
+    Accepted {
         at: Instant::now(),
         user: text("userId").or_else(|| text("anonymousId")).unwrap_or_default(),
         message_id: text("messageId").unwrap_or_default(),
         n: event["properties"]["n"].as_i64(),
         event: if shared.keep_events.load(Ordering::SeqCst) { event } else { Value::Null },
-    };
-    locked(&shared.accepted).push(accepted);
-    shared.arrived.notify_all();
+    }
 }
 
 #[test]

@@ -33,7 +33,8 @@ fn json_of(node: &Node, words: &[&str]) -> Value {
     serde_json::from_str(&verb(node, words)).expect("JSON")
 }
 
-fn dead(node: &Node) -> Vec<Value> {
+/// The dead letters of a node.
+pub fn dead(node: &Node) -> Vec<Value> {
     json_of(node, &["dead", "ls", "--json"])["items"].as_array().cloned().expect("a list")
 }
 

@@ -1,0 +1,220 @@
+//! The record of a staging file, by which the warehouse hears of it (router.md 21).
+//!
+//! In: the lines of the file as they are written, `{data, metadata: {table, columns, receivedAt}}` each. Out: what
+//! the file holds, table by table, in the form that the warehouse takes.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Time of files that belong to no hour of their own.
+const NO_WINDOW: &str = "0001-01-01T00:00:00Z";
+
+/// A staging file in a storage.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StagingFile {
+    /// The workspace.
+    #[serde(rename = "WorkspaceID")]
+    pub workspace_id: String,
+    /// Columns and their types, per table.
+    pub schema: Map<String, Value>,
+    /// Where the events come from and go to.
+    pub batch_destination: BatchDestination,
+    /// The object key, not a URL.
+    pub location: String,
+    /// When the event of the first line was received.
+    pub first_event_at: String,
+    /// When the event of the last line was received.
+    pub last_event_at: String,
+    /// Lines.
+    pub total_events: u64,
+    /// Uncompressed bytes, line breaks included.
+    pub total_bytes: u64,
+    /// The same per table.
+    pub bytes_per_table: Map<String, Value>,
+    /// The file is in a storage of the vendor's.
+    pub use_rudder_storage: bool,
+    /// The configuration that the destination had.
+    #[serde(rename = "DestinationRevisionID")]
+    pub destination_revision_id: String,
+    /// The task run of the first job.
+    #[serde(rename = "SourceTaskRunID")]
+    pub source_task_run_id: String,
+    /// The job of the first job.
+    #[serde(rename = "SourceJobID")]
+    pub source_job_id: String,
+    /// The job run of the first job.
+    #[serde(rename = "SourceJobRunID")]
+    pub source_job_run_id: String,
+    /// The hour that all events of the file belong to, for types that split by hour.
+    pub time_window: String,
+    /// The node that made the file.
+    #[serde(rename = "ServerInstanceID")]
+    pub server_instance_id: String,
+}
+
+/// A connection, as the record names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BatchDestination {
+    /// The source.
+    pub source: Named,
+    /// The destination.
+    pub destination: Named,
+}
+
+/// Something with an id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// The id.
+    #[serde(rename = "ID")]
+    pub id: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, default)]
+    metadata: Metadata<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow, default)]
+    table: Option<Cow<'a, str>>,
+    #[serde(default)]
+    columns: Option<Map<String, Value>>,
+    #[serde(borrow, default, rename = "receivedAt")]
+    received_at: Option<Cow<'a, str>>,
+}
+
+impl StagingFile {
+    /// The record of a file with these lines, under this key.
+    pub fn of_lines<'l>(
+        lines: impl IntoIterator<Item = &'l str>,
+        source_id: &str,
+        destination_id: &str,
+        object_key: &str,
+    ) -> StagingFile {
+        let mut file = StagingFile::new(source_id, destination_id, object_key);
+        for line in lines {
+            file.add(line);
+        }
+        file
+    }
+
+    /// The record of an empty file.
+    pub fn new(source_id: &str, destination_id: &str, object_key: &str) -> StagingFile {
+        StagingFile {
+            workspace_id: String::new(),
+            schema: Map::new(),
+            batch_destination: BatchDestination {
+                source: Named { id: source_id.to_owned() },
+                destination: Named { id: destination_id.to_owned() },
+            },
+            location: object_key.to_owned(),
+            first_event_at: String::new(),
+            last_event_at: String::new(),
+            total_events: 0,
+            total_bytes: 0,
+            bytes_per_table: Map::new(),
+            use_rudder_storage: false,
+            destination_revision_id: String::new(),
+            source_task_run_id: String::new(),
+            source_job_id: String::new(),
+            source_job_run_id: String::new(),
+            time_window: NO_WINDOW.to_owned(),
+            server_instance_id: String::new(),
+        }
+    }
+
+    /// Takes note of the next line, which is given without its line break.
+    pub fn add(&mut self, line: &str) {
+        let bytes = u64::try_from(line.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let Metadata { table, columns, received_at } =
+            serde_json::from_str::<Line<'_>>(line).unwrap_or_default().metadata;
+        self.total_events += 1;
+        self.total_bytes = self.total_bytes.saturating_add(bytes);
+        let received_at = received_at.as_deref().map(seconds_in_utc).unwrap_or_default();
+        if self.total_events == 1 {
+            self.first_event_at.clone_from(&received_at);
+        }
+        self.last_event_at = received_at;
+        let Some(table) = table.filter(|table| !table.is_empty()) else { return };
+        let so_far = self.bytes_per_table.get(&*table).and_then(Value::as_u64).unwrap_or(0);
+        self.bytes_per_table.insert(table.clone().into_owned(), so_far.saturating_add(bytes).into());
+        let known = self.schema.entry(table.into_owned()).or_insert_with(|| Map::new().into());
+        let Some(known) = known.as_object_mut() else { return };
+        for (column, kind) in columns.unwrap_or_default() {
+            // The first type stays, but for texts that turn out longer.
+            match known.get(&column) {
+                Some(before) if !(before == "string" && kind == "text") => {}
+                _ => {
+                    known.insert(column, kind);
+                }
+            }
+        }
+    }
+}
+
+/// A time in UTC without fractions; empty when it cannot be read.
+fn seconds_in_utc(text: &str) -> String {
+    let Ok(time) = text.parse::<Timestamp>() else { return String::new() };
+    let whole = time.as_millisecond().div_euclid(1_000);
+    Timestamp::from_second(whole).map(|time| time.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_record_says_what_the_lines_hold() {
+        let line = |table: &str, columns: Value, at: &str| {
+            json!({ "data": {}, "metadata": { "table": table, "columns": columns, "receivedAt": at } }).to_string()
+        };
+        let lines = [
+            line("a", json!({ "x": "string", "y": "int" }), "2024-01-02T03:04:05.999+01:00"),
+            line("a", json!({ "x": "text", "y": "string", "z": "boolean" }), "2024-01-02T01:00:00Z"),
+            line("", json!({ "q": "int" }), "2023-12-31T23:59:59.5Z"),
+            line("b", json!({ "x": "text" }), "2024-01-01T00:00:00Z"),
+            line("b", json!({ "x": "string" }), "soon"),
+        ];
+        let file = StagingFile::of_lines(lines.iter().map(String::as_str), "s", "d", "k");
+        let file = serde_json::to_value(&file).unwrap();
+        assert_eq!(file["Schema"], json!({ "a": { "x": "text", "y": "int", "z": "boolean" }, "b": { "x": "text" } }));
+        let bytes: Vec<usize> = lines.iter().map(|line| line.len() + 1).collect();
+        assert_eq!(file["TotalBytes"], bytes.iter().sum::<usize>());
+        assert_eq!(file["BytesPerTable"], json!({ "a": bytes[0] + bytes[1], "b": bytes[3] + bytes[4] }));
+        assert_eq!(
+            (&file["TotalEvents"], &file["FirstEventAt"], &file["LastEventAt"]),
+            (&json!(5), &json!("2024-01-02T02:04:05Z"), &json!(""))
+        );
+        assert_eq!(file["BatchDestination"], json!({ "Source": { "ID": "s" }, "Destination": { "ID": "d" } }));
+        let mut keys: Vec<&String> = file.as_object().unwrap().keys().collect();
+        keys.sort();
+        let mut expected = [
+            "WorkspaceID",
+            "Schema",
+            "BatchDestination",
+            "Location",
+            "FirstEventAt",
+            "LastEventAt",
+            "TotalEvents",
+            "TotalBytes",
+            "BytesPerTable",
+            "UseRudderStorage",
+            "DestinationRevisionID",
+            "SourceTaskRunID",
+            "SourceJobID",
+            "SourceJobRunID",
+            "TimeWindow",
+            "ServerInstanceID",
+        ];
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
+    }
+}

@@ -1,0 +1,51 @@
+//! Streams and key-value stores: destinations that a client of their own serves, not HTTP (router.md 14 to 18).
+//!
+//! In: the payloads that destination transformations made, and the configuration of a destination. Out: a record in
+//! the stream or the store, or a [`Fault`] with the code that judges the job.
+//!
+//! A client opens its connection when it is first used and again after it broke; it never waits longer than it is
+//! told. One file or folder per type.
+
+mod fault;
+pub mod kafka;
+pub mod redis;
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+pub use fault::Fault;
+
+/// The client of one destination.
+#[derive(Debug)]
+pub enum Client {
+    /// Redis.
+    Redis(redis::Redis),
+}
+
+impl Client {
+    /// The client for a destination of this type; `None` when there is none for the type.
+    pub fn of(type_name: &str, config: &Map<String, Value>) -> Option<Client> {
+        match type_name {
+            "REDIS" => Some(Client::Redis(redis::Redis::new(config))),
+            _ => None,
+        }
+    }
+
+    /// Sends one payload.
+    ///
+    /// # Errors
+    /// What went wrong; [`Fault::code`] says whether it is worth another attempt.
+    pub async fn send(&self, payload: &[u8], timeout: Duration) -> Result<(), Fault> {
+        match self {
+            Client::Redis(redis) => redis.send(payload, timeout).await,
+        }
+    }
+
+    /// Whether both come from the same configuration.
+    pub fn is_configured_like(&self, other: &Client) -> bool {
+        match (self, other) {
+            (Client::Redis(one), Client::Redis(other)) => one.is_configured_like(other),
+        }
+    }
+}
