@@ -20,5 +20,5 @@ pub mod resolve;
 mod webhook;
 
 pub use message::{Message, Unreadable, may_hold_key, push_json_string};
-pub use plan::{Output, Plan, is_batch, is_native};
+pub use plan::{Output, Plan, is_batch, is_native, without_filtered_config};
 pub use refusal::{Kind, Refusal};
