@@ -58,7 +58,7 @@ const LONGEST_ERROR: usize = 10 * 1024;
 ///
 /// # Errors
 /// It is not a list of results.
-pub(super) fn read(body: &[u8], asked: &[(u64, &str)]) -> Result<Vec<Item>, String> {
+pub fn read(body: &[u8], asked: &[(u64, &str)]) -> Result<Vec<Item>, String> {
     let written: Vec<Written<'_>> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let mut by_both: HashMap<(u64, &str), usize> = HashMap::new();
     let mut by_message: HashMap<&str, usize> = HashMap::new();

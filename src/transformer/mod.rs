@@ -7,8 +7,7 @@
 //! transformer says of itself; `routed` is the router's call.
 //!
 //! Promises: answers are bounded in size and time; a transformer that is away, slow or of another version never fails
-//! an event unless the settings say so: the call is repeated, and the log says it; what comes back for an event that
-//! was not asked about is never delivered as one that was.
+//! an event unless the settings say so: the call is repeated, and the log says it.
 
 mod answer;
 mod body;
@@ -23,7 +22,7 @@ mod stub;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Item, Place};
+pub use answer::{Item, Place, read as read_answer};
 pub use body::{DestinationText, UserText};
 pub use client::{Answer, Call, Client, Fault};
 pub use features::Features;

@@ -18,6 +18,7 @@
 mod kit;
 
 mod abuse_body;
+mod abuse_delivery;
 mod abuse_http1;
 mod abuse_json;
 mod admission;
@@ -34,6 +35,7 @@ mod isolation;
 mod job_runs;
 mod listener;
 mod order;
+mod remote;
 mod restart;
 mod rules;
 mod sdk;
