@@ -6,8 +6,8 @@
 //!
 //! Stages per event: enrich (place, bots), drop (bots, blocked events, duplicates), archive copy, destinations that
 //! it may go to, time fields, tracking plan; then per destination: user transformation, event filter, destination
-//! transformation. Events of destinations with a user transformation are gathered in `gathered`; the caller has them
-//! transformed when the read is through and brings back what came of them.
+//! transformation. Events of destinations with a user transformation, or whose transformation is elsewhere, are gathered
+//! in `gathered`; the caller has them transformed when the read is through and brings back what came of them.
 //!
 //! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
 //! per destination the payload. One buffer for parameters and one for copies serve the whole read.

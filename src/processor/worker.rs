@@ -405,7 +405,8 @@ impl Read {
         bytes: usize,
         slot: OwnedSemaphorePermit,
     ) -> Result<Option<(Vec<Reply>, OwnedSemaphorePermit)>, ProcessorError> {
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        // A read that is larger than all the room waits until it is alone.
+        let kib = u32::try_from((bytes / 1024 + 1).min(MOST_ASIDE_KIB)).unwrap_or(u32::MAX);
         let (mut slot, aside) = match Arc::clone(&self.shared.aside).try_acquire_many_owned(kib) {
             Ok(aside) => {
                 drop(slot);

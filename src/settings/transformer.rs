@@ -315,7 +315,7 @@ mod tests {
 
     fn read(set: &[(&str, &str)]) -> TransformerSettings {
         let flags: HashMap<String, Vec<String>> =
-            set.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect();
+            set.iter().map(|(key, value)| (key.to_ascii_lowercase(), vec![(*value).to_owned()])).collect();
         Settings::from_raw(&Arc::new(Raw { flags, ..Raw::default() })).unwrap().transformer
     }
 

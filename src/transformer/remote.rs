@@ -29,6 +29,8 @@ const MOST_FEATURES_BYTES: u64 = 1 << 20;
 /// While a transformer was never heard it is asked this often at once.
 const QUICK_ATTEMPTS: usize = 10;
 const BETWEEN_QUICK_ATTEMPTS: Duration = Duration::from_millis(2);
+/// They are not quick any more after this.
+const QUICK: Duration = Duration::from_secs(1);
 
 const HEADERS: [(&str, &str); 3] =
     [("X-Feature-Gzip-Support", "?1"), ("X-Feature-Filter-Code", "?1"), ("X-Content-Format", "json+compactedv1")];
@@ -145,12 +147,6 @@ impl Remote {
     /// # Errors
     /// The transformer refuses the call for good, or no repetition helped and the settings want the events to fail.
     pub async fn transform(&self, what: What<'_>, given: &[Given<'_>]) -> Result<Vec<Item>, Failed> {
-        let Ok(_permit) = self.calls.acquire().await else {
-            return Err(Failed {
-                status: FAILED,
-                error: "transformer request failed: the node is stopping".to_owned(),
-            });
-        };
         let texts = || given.iter().map(|event| (event.message, event.metadata));
         let (body, headers) = match what {
             What::User(text) => (text.body(texts()), &HEADERS[..2]),
@@ -228,7 +224,11 @@ impl Remote {
     }
 
     async fn attempt(&self, what: &What<'_>, call: Call<'_>, asked: &[(u64, &str)]) -> Try {
-        let Answer { status, headers, body } = match self.client.post(call).await {
+        // For this try only: calls that wait for a transformer which is away leave room for those to another one.
+        let permit = self.calls.acquire().await;
+        let answer = self.client.post(call).await;
+        drop(permit);
+        let Answer { status, headers, body } = match answer {
             Ok(answer) => answer,
             Err(fault) => {
                 let sense = if fault == Fault::TooLarge { Sense::Incompatible } else { Sense::Again };
@@ -281,9 +281,10 @@ impl Remote {
             return Some(Arc::clone(features));
         }
         let attempts = if known.is_some() { 1 } else { QUICK_ATTEMPTS };
+        let begun = Instant::now();
         let mut heard = self.hear(url).await;
         for _ in 1..attempts {
-            if heard.is_some() {
+            if heard.is_some() || begun.elapsed() > QUICK {
                 break;
             }
             tokio::time::sleep(BETWEEN_QUICK_ATTEMPTS).await;

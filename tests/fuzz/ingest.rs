@@ -98,9 +98,8 @@ fn compressed_bodies_have_an_answer() {
         encoder.finish().expect("memory")
     };
     let one = inputs::event().prop_map(move |event| gzip(event.as_bytes()));
-    let several = vec(inputs::event(), 1..3).prop_map(move |events| {
-        events.iter().flat_map(|event| gzip(event.as_bytes())).collect::<Vec<u8>>()
-    });
+    let several = vec(inputs::event(), 1..3)
+        .prop_map(move |events| events.iter().flat_map(|event| gzip(event.as_bytes())).collect::<Vec<u8>>());
     let rule = prop_oneof![2 => one, 1 => several, 1 => inputs::bytes()].boxed();
     let mut target = Target::start();
     let mut headers = authorised();
@@ -146,8 +145,10 @@ fn webhooks_have_an_answer() {
 #[test]
 fn pixels_have_an_answer() {
     let pairs = vec((inputs::bytes(), inputs::bytes()), 0..6).prop_map(|pairs| {
-        let encode = |bytes: &[u8]| percent_encoding::percent_encode(bytes, percent_encoding::NON_ALPHANUMERIC).to_string();
-        let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
+        let encode =
+            |bytes: &[u8]| percent_encoding::percent_encode(bytes, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let pairs: Vec<String> =
+            pairs.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
         pairs.join("&").into_bytes()
     });
     let paths = vec("[a-c0-9.\\[\\]]{0,12}", 0..8).prop_map(|keys| {
@@ -157,7 +158,11 @@ fn pixels_have_an_answer() {
     let mut target = Target::start();
     drive::run("pixel", prop_oneof![pairs, paths].boxed(), |query| {
         // What is no byte of a request line is another target's.
-        let query: String = query.iter().filter(|byte| byte.is_ascii_graphic() && **byte != b'#').map(|byte| char::from(*byte)).collect();
+        let query: String = query
+            .iter()
+            .filter(|byte| byte.is_ascii_graphic() && **byte != b'#')
+            .map(|byte| char::from(*byte))
+            .collect();
         let query: String = query.chars().take(6_000).collect();
         let path = format!("/pixel/v1/track?writeKey={WRITE_KEY}&anonymousId=a&event=e&{query}");
         target.request("GET", &path, &[], b"");
@@ -167,15 +172,25 @@ fn pixels_have_an_answer() {
 
 #[test]
 fn heads_have_an_answer_or_an_end() {
-    let names = ["Authorization", "Content-Length", "Transfer-Encoding", "AnonymousId", "X-Forwarded-For", "Host", "Expect", "Content-Encoding", "Origin"];
-    let line = (proptest::sample::select(names.as_slice()), "[ -~]{0,40}").prop_map(|(name, value)| format!("{name}: {value}\r\n"));
-    let heads = ("(GET|POST|OPTIONS|PUT|get|)", "(/v1/track|/health|\\*|/%00|//|)", vec(line, 0..8), inputs::bytes()).prop_map(
-        |(method, path, lines, body)| {
+    let names = [
+        "Authorization",
+        "Content-Length",
+        "Transfer-Encoding",
+        "AnonymousId",
+        "X-Forwarded-For",
+        "Host",
+        "Expect",
+        "Content-Encoding",
+        "Origin",
+    ];
+    let line = (proptest::sample::select(names.to_vec()), "[ -~]{0,40}")
+        .prop_map(|(name, value)| format!("{name}: {value}\r\n"));
+    let heads = ("(GET|POST|OPTIONS|PUT|get|)", "(/v1/track|/health|\\*|/%00|//|)", vec(line, 0..8), inputs::bytes())
+        .prop_map(|(method, path, lines, body)| {
             let mut request = format!("{method} {path} HTTP/1.1\r\n{}\r\n", lines.concat()).into_bytes();
             request.extend_from_slice(&body);
             request
-        },
-    );
+        });
     let mut target = Target::start();
     let address = target.node.address();
     drive::run("head", prop_oneof![4 => heads, 1 => inputs::bytes()].boxed(), |request| {
@@ -189,7 +204,21 @@ fn heads_have_an_answer_or_an_end() {
             let status = String::from_utf8_lossy(&status[..status.len().min(3)]).into_owned();
             let is_known = matches!(
                 status.as_str(),
-                "100" | "200" | "204" | "400" | "401" | "404" | "405" | "408" | "413" | "414" | "417" | "431" | "500" | "501" | "503"
+                "100"
+                    | "200"
+                    | "204"
+                    | "400"
+                    | "401"
+                    | "404"
+                    | "405"
+                    | "408"
+                    | "413"
+                    | "414"
+                    | "417"
+                    | "431"
+                    | "500"
+                    | "501"
+                    | "503"
             );
             assert!(is_known, "{status} for {:?}", String::from_utf8_lossy(request));
         }

@@ -57,13 +57,21 @@ fn events_are_delivered_as_json_or_refused() {
         let definition = DestinationDefinition { name: kind.to_owned(), ..DestinationDefinition::default() };
         let has_dynamic_config = config.to_string().contains("{{");
         let config = config.as_object().cloned().expect("an object");
-        Plan::new(&std::sync::Arc::new(Destination { definition, config, has_dynamic_config, ..Destination::default() }))
+        Plan::new(&std::sync::Arc::new(Destination {
+            definition,
+            config,
+            has_dynamic_config,
+            ..Destination::default()
+        }))
     };
     let plans = [
         plan("S3", json!({})),
         plan("WEBHOOK", json!({"webhookUrl": "https://a.example", "headers": [{"from": "X", "to": "y"}]})),
         plan("WEBHOOK", json!({"webhookUrl": "https://a.example", "webhookMethod": "GET"})),
-        plan("WEBHOOK", json!({"webhookUrl": "{{ message.properties.type || https://a.example }}", "x": "{{ event || 1 }}"})),
+        plan(
+            "WEBHOOK",
+            json!({"webhookUrl": "{{ message.properties.type || https://a.example }}", "x": "{{ event || 1 }}"}),
+        ),
     ];
     let rule = prop_oneof![inputs::event(), inputs::json()].prop_map(String::into_bytes).boxed();
     drive::run("message", rule, |bytes| {

@@ -10,8 +10,8 @@ use crate::kit::{Client, ControlPlane, Node, NodeBuilder, Sink, WRITE_KEY, Works
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn dead(node: &Node) -> Vec<Value> {
-    let data = node.data().display().to_string();
-    let output = pintle(&["dead", "ls", "--json", "--limit", "100", "--data-dir", &data]);
+    let (config, socket) = (node.settings_file().display().to_string(), node.admin_socket().display().to_string());
+    let output = pintle(&["dead", "ls", "--json", "--limit", "100", "--config", &config, "--admin-socket", &socket]);
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     listed["items"].as_array().cloned().unwrap_or_default()
 }
@@ -29,9 +29,11 @@ fn what_the_port_accepts_passes_a_transformation_unchanged() {
         return event;
     }";
     let node = NodeBuilder::new().workspace(&Workspace::new().webhook("hook", &sink.url()).transformed(code)).start();
-    let named = r#"{"userId":"u","event":"E","properties":{"__proto__":{"polluted":1},"constructor":{"prototype":{"x":1}}}}"#;
+    let named =
+        r#"{"userId":"u","event":"E","properties":{"__proto__":{"polluted":1},"constructor":{"prototype":{"x":1}}}}"#;
     let plain = r#"{"userId":"u","event":"E","properties":{"plain":true}}"#;
-    let deep = format!(r#"{{"userId":"u","event":"E","properties":{{"d":{}1{}}}}}"#, "[".repeat(1000), "]".repeat(1000));
+    let deep =
+        format!(r#"{{"userId":"u","event":"E","properties":{{"d":{}1{}}}}}"#, "[".repeat(1000), "]".repeat(1000));
     let body = format!("{{\"batch\":[{named},{plain}]}}").replace("\"event\"", "\"type\":\"track\",\"event\"");
     let mut client = Client::new(node.address());
     assert_eq!(client.post("/v1/batch", WRITE_KEY, &body).expect("an answer").status, 200);
@@ -65,8 +67,8 @@ fn headers_of_an_event_neither_split_nor_reframe_its_request() {
 
 #[test]
 fn code_is_found_by_plain_names_beside_the_workspace_only() {
-    let names =
-        ["../../../etc/passwd", "..%2fx", "/etc/passwd", "a/b", ".hidden", "link", "gone", &"a".repeat(300)].map(str::to_owned);
+    let names = ["../../../etc/passwd", "..%2fx", "/etc/passwd", "a/b", ".hidden", "link", "gone", &"a".repeat(300)]
+        .map(str::to_owned);
     let mut workspace = Workspace::new();
     for at in 0..names.len() {
         workspace = workspace.webhook(&format!("d{at}"), "http://127.0.0.1:9/").transformed("");
@@ -107,10 +109,11 @@ fn outputs_and_error_texts_of_a_transformation_have_bounds() {
     send(&node, &json!({"userId": "u", "event": "throw"}));
     wait_until("the thrown one is a failure", LIMIT, || dead(&node).len() == 2);
     let letters = dead(&node);
-    let thrown = letters.iter().find(|letter| letter["error"] != "transformation output too large").expect("it is there");
+    let thrown =
+        letters.iter().find(|letter| letter["error"] != "transformation output too large").expect("it is there");
     assert!(thrown["error"].as_str().expect("a text").len() <= 10 * 1024);
-    let data = node.data().display().to_string();
-    let shown = pintle(&["dead", "show", &thrown["id"].to_string(), "--data-dir", &data]);
+    let (config, socket) = (node.settings_file().display().to_string(), node.admin_socket().display().to_string());
+    let shown = pintle(&["dead", "show", &thrown["id"].to_string(), "--config", &config, "--admin-socket", &socket]);
     assert!(shown.status.success() && !shown.stdout.contains(&0x1b), "no escape reaches a terminal");
     assert_eq!(sink.requests(), 900);
 }

@@ -21,6 +21,7 @@ mod abuse_body;
 mod abuse_delivery;
 mod abuse_http1;
 mod abuse_json;
+mod abuse_names;
 mod admission;
 mod api;
 mod backup;

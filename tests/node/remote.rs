@@ -26,8 +26,8 @@ fn results(body: &Value, result: impl Fn(&Value, i64) -> Value) -> Option<(u16, 
 }
 
 fn dead(node: &Node) -> Vec<Value> {
-    let data = node.data().display().to_string();
-    let output = pintle(&["dead", "ls", "--json", "--limit", "100", "--data-dir", &data]);
+    let (config, socket) = (node.settings_file().display().to_string(), node.admin_socket().display().to_string());
+    let output = pintle(&["dead", "ls", "--json", "--limit", "100", "--config", &config, "--admin-socket", &socket]);
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     listed["items"].as_array().cloned().unwrap_or_default()
 }
