@@ -2,6 +2,7 @@
 #
 #   make run     build, and run a node in the foreground on the embedded default workspace
 #   make test    install what the tests need, run every test
+#   make fuzz    the fuzzers alone, FUZZ_SECS seconds each (600)
 #   make lint    format, clippy, dependency rules
 #   make bench   the quick benchmark suite
 #   make deb     target/debian/pintle_<version>_<arch>.deb
@@ -26,10 +27,10 @@ ARGS ?=
 # Our own crate at the level that its dependencies always have: their artefacts are shared with `make test`.
 OPTIMISED := CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false CARGO_PROFILE_DEV_OVERFLOW_CHECKS=false
 
-.PHONY: help run test test-tools build-packages lint bench deb audit
+.PHONY: help run test fuzz test-tools build-packages lint bench deb audit
 
 help:
-	@sed -n '3,8s/^#   //p' Makefile
+	@sed -n '3,9s/^#   //p' Makefile
 
 build-packages:
 	@tests/setup build
@@ -43,6 +44,10 @@ test-tools: build-packages
 
 test: test-tools
 	$(CARGO) test --locked
+
+FUZZ_SECS ?= 600
+fuzz: build-packages
+	PINTLE_FUZZ_SECS=$(FUZZ_SECS) $(CARGO) test --locked --test fuzz -- --test-threads 1 --nocapture
 
 lint: build-packages
 	$(CARGO) fmt --check

@@ -41,3 +41,5 @@ pub mod stream;
 pub mod telemetry;
 /// User transformations: code that people write, in an embedded JavaScript engine.
 pub mod transform;
+/// The external transformer: its client, what it is asked and what it answers.
+pub mod transformer;

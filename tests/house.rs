@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["admin"],
     &["gateway", "processor", "router", "batch_router", "warehouse"],
     &["transform"],
+    &["transformer"],
     &["destination", "stream"],
     &["backend_config"],
     &["jobsdb"],

@@ -27,16 +27,12 @@ pub struct Summary {
 }
 
 /// Checks the file as a node would read it. `variable_prefix` is
-/// [`crate::settings::BackendConfigSettings::variable_prefix`]; `is_native` tells whether this node delivers to
-/// destinations of a type. Blocks.
+/// [`crate::settings::BackendConfigSettings::variable_prefix`]; `known` tells what this node
+/// can do. Blocks.
 ///
 /// # Errors
 /// Everything for which a node would refuse the file.
-pub fn check_file(
-    path: &Path,
-    variable_prefix: Option<&str>,
-    is_native: impl Fn(&str) -> bool,
-) -> Result<Summary, Vec<Problem>> {
+pub fn check_file(path: &Path, variable_prefix: Option<&str>, known: &Known<'_>) -> Result<Summary, Vec<Problem>> {
     let missing = || vec![Problem::whole("does not exist", "create it with `pintle init`")];
     let bytes = file::read(path).map_err(|problem| vec![problem])?.ok_or_else(missing)?;
     let variable = |name: &str| std::env::var(name).ok();
@@ -67,7 +63,7 @@ pub fn check_file(
     // A second reading that keeps the places of sources and destinations, which decoding sorts.
     let document = serde_json::from_str(warnings.text).unwrap_or(Value::Null);
     let document = shape::bring(document, &DOCUMENT, &mut Vec::new(), &mut Findings::default());
-    warnings.sources(&document, &is_native);
+    warnings.sources(&document, known);
     warnings.found.sort_by_key(|problem| (problem.line, problem.column));
 
     let workspace = decoded.workspace;
@@ -77,6 +73,14 @@ pub fn check_file(
         destinations: workspace.sources.iter().map(|source| source.destinations.len()).sum(),
         warnings: warnings.found,
     })
+}
+
+/// What a node can do, as far as the check needs to know.
+pub struct Known<'a> {
+    /// Whether it delivers to destinations of a type.
+    pub delivers_to: &'a dyn Fn(&str) -> bool,
+    /// Whether it runs transformations in a language.
+    pub runs: &'a dyn Fn(&str) -> bool,
 }
 
 struct Warnings<'a> {
@@ -106,7 +110,7 @@ impl Warnings<'_> {
         }
     }
 
-    fn sources(&mut self, document: &Value, is_native: &dyn Fn(&str) -> bool) {
+    fn sources(&mut self, document: &Value, known: &Known<'_>) {
         let mut write_keys: HashMap<&str, usize> = HashMap::new();
         let mut ids: HashMap<&str, usize> = HashMap::new();
         for (index, source) in elements(document, "sources").enumerate() {
@@ -133,12 +137,12 @@ impl Warnings<'_> {
             for (inner, destination) in elements(source, "destinations").enumerate() {
                 let mut base = at("destinations");
                 base.push(Step::Index(inner));
-                self.destination(destination, &base, is_native);
+                self.destination(destination, &base, known);
             }
         }
     }
 
-    fn destination(&mut self, destination: &Value, base: &[Step], is_native: &dyn Fn(&str) -> bool) {
+    fn destination(&mut self, destination: &Value, base: &[Step], known: &Known<'_>) {
         let at = |keys: &[&str]| base.iter().cloned().chain(keys.iter().map(|key| key_step(key))).collect::<Vec<_>>();
         if destination.get("enabled").is_none() {
             self.add(&at(&["enabled"]), "is missing, so the destination is off", "add \"enabled\": true");
@@ -158,17 +162,21 @@ impl Warnings<'_> {
         }
         let transformation = destination.get("transformations").and_then(|list| list.get(0)).unwrap_or(&Value::Null);
         let language = text(transformation, "language");
-        if !(language.is_empty() || language.eq_ignore_ascii_case("javascript")) {
+        if !(known.runs)(language) {
             let message = format!(
                 "has a transformation in {language}, which this node cannot run: its events end as dead letters"
             );
-            self.add(&at(&["transformations"]), message, "write the transformation in JavaScript");
+            self.add(
+                &at(&["transformations"]),
+                message,
+                "write the transformation in JavaScript, or name a transformer in PYTHON_TRANSFORM_URL",
+            );
         }
         let kind =
             destination.get("destinationDefinition").map(|definition| text(definition, "name")).unwrap_or_default();
         if kind.is_empty() {
             self.add(&at(&["destinationDefinition", "name"]), "is empty, so it is not known how to deliver", "");
-        } else if flag(destination, "isProcessorEnabled") && !is_native(kind) {
+        } else if flag(destination, "isProcessorEnabled") && !(known.delivers_to)(kind) {
             let message = format!("is {kind}, which this node cannot deliver to: its events end as dead letters");
             self.add(&at(&["destinationDefinition", "name"]), message, "`pintle destination ls` lists what it can");
         }
@@ -195,12 +203,14 @@ fn flag(value: &Value, key: &str) -> bool {
 mod tests {
     use super::*;
 
+    const WEBHOOK_ONLY: Known<'_> = Known { delivers_to: &|kind| kind == "WEBHOOK", runs: &str::is_empty };
+
     fn check(document: &str) -> Result<Summary, Vec<Problem>> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("workspaceConfig.json");
         std::fs::write(&path, document).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        check_file(&path, Some("env."), |kind| kind == "WEBHOOK")
+        check_file(&path, Some("env."), &WEBHOOK_ONLY)
     }
 
     #[test]
@@ -245,12 +255,12 @@ mod tests {
 
     #[test]
     fn a_missing_file_and_one_that_everybody_reads_are_told() {
-        assert!(check_file(Path::new("/nowhere.json"), None, |_| true).is_err());
-        assert!(check_file(Path::new("/dev/null"), None, |_| true).is_err());
+        assert!(check_file(Path::new("/nowhere.json"), None, &WEBHOOK_ONLY).is_err());
+        assert!(check_file(Path::new("/dev/null"), None, &WEBHOOK_ONLY).is_err());
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("w.json");
         std::fs::write(&path, "{}").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(check_file(&path, None, |_| true).unwrap().warnings.len(), 1);
+        assert_eq!(check_file(&path, None, &WEBHOOK_ONLY).unwrap().warnings.len(), 1);
     }
 }

@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use check::{Summary, check_file};
+pub use check::{Known, Summary, check_file};
 pub use code::{Account, AccountDefinition, Credential, Library, SourceTrackingPlan, TrackingPlan, TransformationCode};
 pub use decode::{MOST_DOCUMENT_BYTES, Problem};
 pub use embedded::default_document;

@@ -5,9 +5,10 @@ use std::path::Path;
 use super::failure::{Failure, HUMAN};
 use super::flags::SettingsFlags;
 use super::{output, store};
-use crate::backend_config::{self, Problem};
+use crate::backend_config::{self, Known, Problem};
+use crate::processor::transformers;
 use crate::settings::Settings;
-use crate::{destination, storage};
+use crate::storage;
 
 /// Arguments of the verb.
 #[derive(Debug, clap::Args)]
@@ -58,8 +59,11 @@ fn check_workspace(settings: &Settings, text: &mut String) -> Result<(), Vec<Str
     }
     let place = workspace.path.display().to_string();
     let shown = |problem: &Problem| output::printable(&format!("{place}: {problem}"));
-    let checked =
-        backend_config::check_file(&workspace.path, workspace.variable_prefix.as_deref(), destination::is_native);
+    let known = Known {
+        delivers_to: &|kind| transformers::is_delivered(kind, &settings.transformer),
+        runs: &|language| transformers::is_run(language, &settings.transformer),
+    };
+    let checked = backend_config::check_file(&workspace.path, workspace.variable_prefix.as_deref(), &known);
     let summary = checked.map_err(|problems| problems.iter().map(shown).collect::<Vec<_>>())?;
     for warning in &summary.warnings {
         output::line(text, format_args!("workspace: warning: {}", shown(warning)));

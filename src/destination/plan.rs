@@ -214,7 +214,7 @@ fn unreadable(error: Unreadable) -> Refusal {
 }
 
 /// The destination without the config keys that its definition keeps from transformations (processor.md 6.1).
-fn without_filtered_config(destination: &Arc<Destination>) -> Arc<Destination> {
+pub fn without_filtered_config(destination: &Arc<Destination>) -> Arc<Destination> {
     let listed = destination.definition.config.get("configFilters").and_then(Value::as_array);
     let Some(keys) = listed.filter(|keys| !keys.is_empty()) else { return Arc::clone(destination) };
     let mut filtered = Destination::clone(destination);

@@ -60,6 +60,11 @@ pub(super) fn segment_settings(shared: &Shared, parts: &Parts) -> Answer {
         return refusal.answer();
     }
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // The SDK sends to whatever stands here, so it is a name and nothing else.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']');
+    if !host.bytes().all(is_name) {
+        return answer::refused(StatusCode::BAD_REQUEST, "invalid host");
+    }
     let body = json!({
         "integrations": {
             "Segment.io": {"apiKey": write_key, "apiHost": format!("{host}/v1"), "protocol": "http"},

@@ -13,11 +13,13 @@ pub(super) fn write(
     gateway: &[SocketAddr],
     admin: Option<SocketAddr>,
     admin_socket: &Path,
+    code: Option<SocketAddr>,
 ) -> io::Result<()> {
     let document = json!({
         "gateway": gateway.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "admin": admin.map(|address| address.to_string()),
         "admin_socket": admin_socket,
+        "code": code.map(|address| address.to_string()),
     });
     let folder = data_dir.join("tmp");
     fs::create_dir_all(&folder)?;
@@ -42,10 +44,12 @@ mod tests {
     fn the_file_names_every_listener_and_goes_with_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let gateway = ["127.0.0.1:8080".parse().unwrap()];
-        write(dir.path(), &gateway, None, Path::new("/run/a.sock")).unwrap();
+        write(dir.path(), &gateway, None, Path::new("/run/a.sock"), None).unwrap();
         let text = fs::read_to_string(dir.path().join("tmp/addresses.json")).unwrap();
         let document: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(document, json!({"gateway": ["127.0.0.1:8080"], "admin": null, "admin_socket": "/run/a.sock"}));
+        let expected =
+            json!({"gateway": ["127.0.0.1:8080"], "admin": null, "admin_socket": "/run/a.sock", "code": null});
+        assert_eq!(document, expected);
         remove(dir.path()).unwrap();
         remove(dir.path()).unwrap();
         assert!(!dir.path().join("tmp/addresses.json").exists());

@@ -12,6 +12,7 @@ use super::supervisor::{Component, Ended, Start};
 use crate::backend_config::BackendConfig;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
+use crate::transform::CodeListener;
 use crate::{admin, batch_router, gateway, processor, router, settings};
 
 /// What every component is built from.
@@ -141,6 +142,25 @@ async fn bind_again(parts: &Parts) -> Result<gateway::Listeners, Ended> {
     let listeners = gateway::bind(&settings, &parts.inherited).await.map_err(|error| Ended::of(&error))?;
     parts.own_port.is_at(&listeners);
     Ok(listeners)
+}
+
+/// Code for an external transformer. The first start uses the listener that is bound already; a later one binds the
+/// same address again.
+pub(super) fn code_listener(parts: &Parts, address: std::net::SocketAddr, listener: CodeListener) -> Component {
+    let parts = parts.clone();
+    let bound = Arc::new(Mutex::new(Some(listener)));
+    let start: Start = Arc::new(move |stop| {
+        let (parts, listener) = (parts.clone(), bound.lock().take());
+        Box::pin(async move {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => CodeListener::bind(address).await.map_err(|error| Ended::of(&error))?,
+            };
+            listener.serve(parts.config.subscribe(), stop).await;
+            Ok(())
+        })
+    });
+    Component { name: "code_listener", start }
 }
 
 /// The admin API. The first start uses the listeners that are bound already.

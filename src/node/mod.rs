@@ -42,6 +42,7 @@ use crate::settings::{Live, Loaded, Profile, Settings, Sources};
 use crate::storage::{Storage, StorageError};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Logs, LogsError};
+use crate::transform::CodeListener;
 use crate::{batch_router, gateway, router};
 
 use components::Parts;
@@ -255,6 +256,16 @@ struct Serving<'a> {
     reloader: Reloader,
 }
 
+/// Lets an external transformer fetch code where the settings say so; the address that it may do so at.
+async fn serve_code(running: &mut Running, parts: &Parts, watch: &Watch) -> Result<Option<SocketAddr>, NodeError> {
+    let Some(address) = parts.settings.load().transform.code_listen else { return Ok(None) };
+    let failed = |error: std::io::Error| NodeError::Listen(format!("ConfigBackend.listen: {address}: {error}"));
+    let listener = CodeListener::bind(address).await.map_err(failed)?;
+    let address = listener.address().map_err(failed)?;
+    running.keep(Step::Work, Supervised::start(components::code_listener(parts, address, listener), watch.clone()));
+    Ok(Some(address))
+}
+
 /// Starts the components and looks after the node until it is to stop, or has to.
 async fn serve(
     running: &mut Running,
@@ -313,8 +324,10 @@ async fn serve(
     let is_tls = listeners.is_tls();
     running.keep(Step::Gateway, Supervised::start(components::gateway(parts, listeners), watch.clone()));
 
+    let code_address = serve_code(running, parts, watch).await?;
+
     let gateway = parts.gateway_addresses.get().cloned().unwrap_or_default();
-    addresses::write(&parts.data_dir, &gateway, admin_address, &admin_socket)
+    addresses::write(&parts.data_dir, &gateway, admin_address, &admin_socket, code_address)
         .map_err(|source| NodeError::File { path: parts.data_dir.join("tmp/addresses.json"), source })?;
     let probing = CancellationToken::new();
     let _stop_probing = probing.clone().drop_guard();

@@ -250,8 +250,8 @@ impl Counts {
 }
 
 /// Stages whose filtered events have a counter from the start.
-const FILTERING_STAGES: [&str; 5] =
-    ["bot_management", "event_blocking", "destination_filter", "user_transformer", "event_filter"];
+const FILTERING_STAGES: [&str; 6] =
+    ["bot_management", "event_blocking", "destination_filter", "user_transformer", "event_filter", "dest_transformer"];
 
 fn filtered_counter(source_id: &str, stage: &'static str) -> Counter {
     counter!("proc_filtered_counts", "partition" => source_id.to_owned(), "stage" => stage)
@@ -270,7 +270,7 @@ pub(super) struct Meters {
     unreadable: Counter,
     duplicates: Counter,
     unknown_source: Counter,
-    filtered: [(&'static str, Counter); 5],
+    filtered: [(&'static str, Counter); 6],
     delay: Gauge,
     reads: Counter,
     read_time: Histogram,

@@ -38,6 +38,7 @@ mod run_tally;
 pub mod timefields;
 pub mod tracking_plan;
 pub mod transform_at;
+pub mod transformers;
 mod user_transform;
 mod worker;
 
@@ -53,6 +54,7 @@ use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError, Queue};
 use crate::settings::Live;
 use crate::transform::Engine;
+use crate::transformer::Remote;
 use worker::Shared;
 
 /// What the processor works with.
@@ -90,6 +92,9 @@ pub enum ProcessorError {
         /// What is wrong.
         problem: String,
     },
+    /// Too many events wait in memory for an external transformer.
+    #[error("too many events wait for the external transformer; those of this source stay in their queue meanwhile")]
+    Crowded,
     /// The thread that processed a read ended by a panic.
     #[error("processing ended unexpectedly: {0}")]
     Lost(String),
@@ -113,6 +118,7 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), ProcessorErr
     // One more than there are cores, so that a read can wait for the store while others use the processor.
     let shared = Arc::new(Shared {
         engine: Engine::new(deps.settings.clone()),
+        remote: Remote::new(deps.settings.clone()),
         deps,
         slots: Arc::new(Semaphore::new(cores + 1)),
         aside: Arc::new(Semaphore::new(worker::MOST_ASIDE_KIB)),

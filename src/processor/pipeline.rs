@@ -6,8 +6,8 @@
 //!
 //! Stages per event: enrich (place, bots), drop (bots, blocked events, duplicates), archive copy, destinations that
 //! it may go to, time fields, tracking plan; then per destination: user transformation, event filter, destination
-//! transformation. Events of destinations with a user transformation are gathered in `gathered`; the caller has them
-//! transformed when the read is through and brings back what came of them.
+//! transformation. Events of destinations with a user transformation, or whose transformation is elsewhere, are gathered
+//! in `gathered`; the caller has them transformed when the read is through and brings back what came of them.
 //!
 //! Per event this allocates its list of members, the times that change, and the facts that parameters carry;
 //! per destination the payload. One buffer for parameters and one for copies serve the whole read.
@@ -390,16 +390,9 @@ impl<'a> Pipeline<'a> {
                 let destination = &route.candidate.destination;
                 match &route.transformer {
                     None => {}
-                    Some(Ok(code)) => {
-                        let held = Held {
-                            job_id: job.id,
-                            kind,
-                            before,
-                            facts: facts.clone(),
-                            received_at: received.text().to_owned(),
-                            is_drained,
-                        };
-                        gathered.add(&parameters.source_id, place, code, passing.for_transformation(route), held);
+                    Some(Ok(by)) => {
+                        let held = passing.held(kind, before, is_drained);
+                        gathered.add(&parameters.source_id, place, by, passing.for_transformation(route), held);
                         continue;
                     }
                     Some(Err(refusal)) => {
@@ -412,6 +405,14 @@ impl<'a> Pipeline<'a> {
                         counts.failed(&destination.definition.name, STAGE, failed.status, &failed.error);
                         continue;
                     }
+                }
+                if let Some(by) = &route.elsewhere
+                    && passing.is_let_through(route, is_drained)
+                {
+                    counts.routed(kind, &destination.id, before, LET_THROUGH);
+                    let held = passing.held(kind, Stage::EventFilter, is_drained);
+                    gathered.add(&parameters.source_id, place, by, passing.for_destination(route), held);
+                    continue;
                 }
                 let outputs = isolated(|| passing.outputs(route, is_drained));
                 counts.routed(kind, &destination.id, before, outcome_of(&outputs));
@@ -461,6 +462,9 @@ struct Failed {
     error: Cow<'static, str>,
 }
 
+/// What the stages for one destination said of an event that goes on elsewhere.
+const LET_THROUGH: [Option<(Stage, State, u16)>; 2] = [Some((Stage::EventFilter, State::Succeeded, 200)), None];
+
 /// What the stages for one destination said, for the figures: the event filter, and the transformation behind it.
 fn outcome_of(outputs: &Result<Option<Vec<Output>>, Failed>) -> [Option<(Stage, State, u16)>; 2] {
     let passed = Some((Stage::EventFilter, State::Succeeded, 200));
@@ -496,6 +500,35 @@ impl Passing<'_, '_> {
             status: refusal.status(),
             error: Cow::Owned(refusal.message),
         })
+    }
+
+    /// Whether the event filter lets the event through.
+    fn is_let_through(&self, route: &Route, is_drained: bool) -> bool {
+        isolated(|| Ok(matches!(route.filter.judge(self.event, is_drained), Verdict::Pass))).unwrap_or_default()
+    }
+
+    /// What is kept of the event while it waits for a transformation.
+    fn held(&self, kind: u32, before: Stage, is_drained: bool) -> Held {
+        Held {
+            job_id: self.job.id,
+            kind,
+            before,
+            facts: self.facts.clone(),
+            received_at: self.received_at.to_owned(),
+            is_drained,
+            original: None,
+        }
+    }
+
+    /// What a destination transformation elsewhere gets.
+    fn for_destination(&self, route: &Route) -> Event {
+        let (source, destination) = (&self.source.source, &route.candidate.destination);
+        let metadata = metadata::object(self.job, self.parameters, source, destination, self.facts, self.received_at);
+        Event {
+            message: self.event.to_json(),
+            metadata: metadata.to_string(),
+            message_id: self.facts.message_id.clone(),
+        }
     }
 
     /// What the user transformation of the route gets.

@@ -11,11 +11,12 @@ use super::lookups::Lookups;
 use super::parameters;
 use super::tracking_plan::SourcePlan;
 use super::transform_at::TransformAt;
+use super::transformers::{self, Transformer};
 use crate::backend_config::{Snapshot, Source, Workspace};
 use crate::destination::{Plan, is_batch};
 use crate::jobsdb::Queue;
 use crate::settings::Settings;
-use crate::transform::{self, Transformer};
+use crate::transform::Refusal;
 
 /// A source and the ways that its events may take.
 pub(super) struct SourceRoutes {
@@ -34,7 +35,9 @@ pub(super) struct Route {
     pub(super) candidate: Candidate,
     pub(super) transform_at: TransformAt,
     /// The user transformation, if there is one.
-    pub(super) transformer: Option<Transformer>,
+    pub(super) transformer: Option<Result<Transformer, Refusal>>,
+    /// Who transforms for the destination, where that is not `plan`.
+    pub(super) elsewhere: Option<Transformer>,
     pub(super) filter: EventFilter,
     pub(super) plan: Plan,
     /// Where the jobs go.
@@ -81,7 +84,12 @@ impl Route {
         let transform_at = TransformAt::of(&settings.processor, destination);
         Route {
             transform_at,
-            transformer: transform::of_destination(destination, workspace),
+            transformer: transformers::of_user(destination, workspace, &settings.transformer),
+            elsewhere: if transform_at == TransformAt::Processor {
+                transformers::of_destination(&source.id, destination, workspace, &settings.transformer)
+            } else {
+                None
+            },
             filter: EventFilter::new(source, destination, transform_at),
             plan: Plan::new(destination),
             queue: if is_batch(&destination.definition.name) { Queue::BatchRt } else { Queue::Rt },

@@ -1,5 +1,6 @@
-//! User transformations: events of destinations that have one are gathered while a read goes through the stages
-//! before, transformed in batches, and go through the stages behind (processor.md 7).
+//! Events that wait: those of destinations with a user transformation, and those whose destination transformation is
+//! elsewhere, are gathered while a read goes through the stages before, transformed in batches, and go through the
+//! stages behind (processor.md 7, 9.2).
 //!
 //! Order is kept: results go on in the order of their events, and every job of a result is stored with or before the
 //! end of the gateway jobs that it came from, so that a crash repeats and never loses.
@@ -7,9 +8,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::accounting::Stage;
 use super::parameters::EventFacts;
+use super::transformers::Transformer;
 use crate::jobsdb::Job;
-use crate::processor::accounting::Stage;
+use crate::settings::Settings;
 use crate::transform::{Batch, Code, Event, Origin, Reply};
 
 /// The stage's name in counters and dead letters.
@@ -27,7 +30,7 @@ pub(super) struct Chunk {
     pub(super) source_id: String,
     /// Place of the route among those of the source.
     pub(super) route: usize,
-    code: Arc<Code>,
+    pub(super) by: Transformer,
     pub(super) events: Vec<Event>,
     pub(super) held: Vec<Held>,
 }
@@ -43,6 +46,8 @@ pub(super) struct Held {
     pub(super) facts: EventFacts,
     pub(super) received_at: String,
     pub(super) is_drained: bool,
+    /// The event before its user transformation, where it went through one: what a dead letter keeps.
+    pub(super) original: Option<String>,
 }
 
 impl Gathered {
@@ -55,7 +60,7 @@ impl Gathered {
         self.bytes
     }
 
-    pub(super) fn add(&mut self, source_id: &str, route: usize, code: &Arc<Code>, event: Event, held: Held) {
+    pub(super) fn add(&mut self, source_id: &str, route: usize, by: &Transformer, event: Event, held: Held) {
         self.bytes += event.message.len() + event.metadata.len();
         let known = self.groups.iter().position(|group| group.route == route && group.source_id == source_id);
         if let Some(group) = known.and_then(|at| self.groups.get_mut(at)) {
@@ -66,7 +71,7 @@ impl Gathered {
         self.groups.push(Chunk {
             source_id: source_id.to_owned(),
             route,
-            code: Arc::clone(code),
+            by: by.clone(),
             events: vec![event],
             held: vec![held],
         });
@@ -85,14 +90,15 @@ impl Gathered {
     }
 
     /// The calls that are to be made: chunks of one connection each, in order.
-    pub(super) fn into_chunks(self, most_events: usize) -> Vec<Chunk> {
+    pub(super) fn into_chunks(self, settings: &Settings) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         for mut group in self.groups {
+            let most_events = group.by.most_events(settings);
             while group.events.len() > most_events {
                 let rest = Chunk {
                     source_id: group.source_id.clone(),
                     route: group.route,
-                    code: Arc::clone(&group.code),
+                    by: group.by.clone(),
                     events: group.events.split_off(most_events),
                     held: group.held.split_off(most_events),
                 };
@@ -105,10 +111,15 @@ impl Gathered {
 }
 
 impl Chunk {
+    /// The stage of the pipeline that transforms it.
+    pub(super) fn stage(&self) -> Stage {
+        self.by.stage()
+    }
+
     /// What the engine gets. The chunk keeps the events for those that fail.
-    pub(super) fn batch(&self) -> Batch {
+    pub(super) fn batch(&self, code: &Arc<Code>) -> Batch {
         let lane = xxhash_rust::xxh3::xxh3_64_with_seed(self.source_id.as_bytes(), self.route as u64);
-        Batch { code: Arc::clone(&self.code), events: self.events.as_slice().into(), lane, keeps_logs: false }
+        Batch { code: Arc::clone(code), events: self.events.as_slice().into(), lane, keeps_logs: false }
     }
 
     /// Per result the gateway job whose jobs it joins: never one behind a job that it came from, and in the order of
@@ -158,7 +169,8 @@ mod tests {
     use crate::transform::{Contract, Transformed, Verdict};
 
     fn gathered(events: &[(u64, usize)]) -> Gathered {
-        let code = Arc::new(Code::new("", "v", Contract::Module, String::new(), Vec::new(), Vec::new()));
+        let code = Code::new("", "v", Contract::Module, String::new(), Vec::new(), Vec::new());
+        let by = Transformer::Here(Arc::new(code));
         let mut gathered = Gathered::default();
         for (job_id, route) in events {
             let event = Event { message: "{}".to_owned(), metadata: "{}".to_owned(), message_id: job_id.to_string() };
@@ -169,15 +181,22 @@ mod tests {
                 facts: EventFacts::default(),
                 received_at: String::new(),
                 is_drained: false,
+                original: None,
             };
-            gathered.add("s", *route, &code, event, held);
+            gathered.add("s", *route, &by, event, held);
         }
         gathered
     }
 
+    fn at_most(events: usize) -> Settings {
+        let mut settings = Settings::defaults();
+        settings.transform.batch_size = events;
+        settings
+    }
+
     #[test]
     fn events_of_a_connection_stay_in_order_in_chunks_of_their_own() {
-        let chunks = gathered(&[(1, 0), (1, 1), (2, 0), (3, 0), (4, 1)]).into_chunks(2);
+        let chunks = gathered(&[(1, 0), (1, 1), (2, 0), (3, 0), (4, 1)]).into_chunks(&at_most(2));
         let ids: Vec<(usize, Vec<u64>)> =
             chunks.iter().map(|chunk| (chunk.route, chunk.held.iter().map(|held| held.job_id).collect())).collect();
         assert_eq!(ids, [(0, vec![1, 2]), (0, vec![3]), (1, vec![1, 4])]);
@@ -187,13 +206,13 @@ mod tests {
     fn a_job_that_is_given_up_leaves_nothing() {
         let mut events = gathered(&[(1, 0), (2, 0), (2, 1), (2, 0)]);
         events.forget(2);
-        let chunks = events.into_chunks(10);
+        let chunks = events.into_chunks(&at_most(10));
         assert_eq!((chunks.len(), chunks[0].events.len()), (1, 1));
     }
 
     #[test]
     fn a_result_is_stored_no_later_than_the_end_of_what_it_came_from_and_in_order() {
-        let chunk = gathered(&[(1, 0), (2, 0), (3, 0)]).into_chunks(10).remove(0);
+        let chunk = gathered(&[(1, 0), (2, 0), (3, 0)]).into_chunks(&at_most(10)).remove(0);
         let result = |origin| Transformed { origin, verdict: Verdict::Dropped };
         let reply =
             |origins: Vec<Origin>| Reply { results: origins.into_iter().map(result).collect(), logs: Vec::new() };

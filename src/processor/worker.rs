@@ -19,6 +19,7 @@ use super::events::{self, Counts, Meters};
 use super::handover::{Handover, MessageIds};
 use super::lookups::Lookups;
 use super::pipeline::{Pipeline, Sources};
+use super::transformers;
 use super::user_transform::{Chunk, Later};
 use super::{Deps, ProcessorError, accounting};
 use crate::backend_config::Snapshot;
@@ -27,6 +28,7 @@ use crate::event::time::Moment;
 use crate::jobsdb::{EncodedJob, Gate, Job, JobsDb, JobsDbError, Lease, Limits, NewJob, Queue, Select};
 use crate::settings::Settings;
 use crate::transform::{Engine, Reply};
+use crate::transformer::Remote;
 
 /// A page ends when what came of it is larger than this; its other jobs are read again, next.
 const MOST_OUTPUT_BYTES: u64 = 32 << 20;
@@ -50,6 +52,8 @@ pub(super) struct Shared {
     pub(super) aside: Arc<Semaphore>,
     /// Runs user transformations.
     pub(super) engine: Engine,
+    /// Asks the external transformer.
+    pub(super) remote: Remote,
     /// Message ids of events on their way.
     pub(super) in_flight: Arc<InFlight<u128>>,
     /// What events are held against.
@@ -357,18 +361,20 @@ impl Read {
             }
         }
         if !waiting.is_empty() {
-            let most = self.settings.transform.batch_size;
-            let bytes = pipeline.gathered.bytes();
-            let chunks = std::mem::take(&mut pipeline.gathered).into_chunks(most);
-            let Some((replies, kept)) = self.transform(&chunks, bytes, slot) else { return Ok(None) };
-            slot = kept;
             let later = Later::of(waiting.iter().map(|waits| waits.job));
-            for (chunk, reply) in chunks.iter().zip(replies) {
-                pipeline.transformed(chunk, reply, &later, &mut |place, queue, new| {
-                    if let Some(waits) = waiting.get_mut(place) {
-                        waits.outputs.push((queue, self.jobs.encode(queue, new)));
-                    }
-                });
+            // Twice where a user transformation is followed by a destination transformation elsewhere.
+            while !pipeline.gathered.is_empty() {
+                let bytes = pipeline.gathered.bytes();
+                let chunks = std::mem::take(&mut pipeline.gathered).into_chunks(&self.settings);
+                let Some((replies, kept)) = self.transform(&chunks, bytes, slot)? else { return Ok(None) };
+                slot = kept;
+                for (chunk, reply) in chunks.iter().zip(replies) {
+                    pipeline.transformed(chunk, reply, &later, &mut |place, queue, new| {
+                        if let Some(waits) = waiting.get_mut(place) {
+                            waits.outputs.push((queue, self.jobs.encode(queue, new)));
+                        }
+                    });
+                }
             }
             for mut waits in waiting {
                 let run = pipeline.take_held_run(waits.job.id);
@@ -390,23 +396,29 @@ impl Read {
 
     /// Has chunks transformed, all of them at the same time as far as there are threads; `None` when the node stops
     /// meanwhile. A read that fits aside does not keep its slot: a slow transformation stalls no other source.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Crowded`]: an external transformer may be away for days, so nothing waits for it on a slot.
     fn transform(
         &self,
         chunks: &[Chunk],
         bytes: usize,
         slot: OwnedSemaphorePermit,
-    ) -> Option<(Vec<Reply>, OwnedSemaphorePermit)> {
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+    ) -> Result<Option<(Vec<Reply>, OwnedSemaphorePermit)>, ProcessorError> {
+        // A read that is larger than all the room waits until it is alone.
+        let kib = u32::try_from((bytes / 1024 + 1).min(MOST_ASIDE_KIB)).unwrap_or(u32::MAX);
         let (mut slot, aside) = match Arc::clone(&self.shared.aside).try_acquire_many_owned(kib) {
             Ok(aside) => {
                 drop(slot);
                 (None, Some(aside))
             }
+            Err(_full) if chunks.iter().any(|chunk| chunk.by.is_elsewhere()) => return Err(ProcessorError::Crowded),
             Err(_full) => (Some(slot), None),
         };
-        tokio::runtime::Handle::current().block_on(async {
+        Ok(tokio::runtime::Handle::current().block_on(async {
+            let Shared { engine, remote, .. } = &*self.shared;
             let replies =
-                futures_util::future::join_all(chunks.iter().map(|chunk| self.shared.engine.run(chunk.batch())));
+                futures_util::future::join_all(chunks.iter().map(|chunk| transformers::run(chunk, engine, remote)));
             let replies = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
@@ -422,6 +434,6 @@ impl Read {
             };
             drop(aside);
             Some((replies, slot))
-        })
+        }))
     }
 }

@@ -26,6 +26,7 @@ use super::status_table::is_success;
 use super::wire::WireRequest;
 use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
 use crate::destination::resolve;
+use crate::settings::is_secret_name;
 
 /// Code of a request that got no answer.
 const NO_ANSWER: i32 = 504;
@@ -349,7 +350,24 @@ fn no_answer(method: &Method, url: &Url, error: &reqwest::Error) -> Answer {
 }
 
 fn no_answer_text(method: &Method, url: &Url, cause: &str) -> String {
+    let url = shown(url);
     format!("504 Unable to make \"{method}\" request for URL : \"{url}\". Error: {cause}")
+}
+
+/// The URL with `***` in place of what its query calls a secret (security.md 6.1).
+fn shown(url: &Url) -> Cow<'_, str> {
+    let is_secret = |pair: &str| is_secret_name(pair.split('=').next().unwrap_or_default());
+    let Some(query) = url.query().filter(|query| query.split('&').any(is_secret)) else {
+        return Cow::Borrowed(url.as_str());
+    };
+    let masked = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if is_secret(pair) => format!("{name}=***"),
+        _ => pair.to_owned(),
+    };
+    let query: Vec<String> = query.split('&').map(masked).collect();
+    let mut shown = url.clone();
+    shown.set_query(Some(&query.join("&")));
+    Cow::Owned(shown.into())
 }
 
 /// No connection came about: the name did not resolve, nobody listened, no route, or the connect or TLS handshake

@@ -96,6 +96,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::runs::KEYS,
         super::storage::KEYS,
         super::transform::KEYS,
+        super::transformer::KEYS,
         super::webhook::KEYS,
     ]
     .into_iter()

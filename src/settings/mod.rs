@@ -31,6 +31,7 @@ mod router;
 mod runs;
 mod storage;
 mod transform;
+mod transformer;
 mod webhook;
 
 use std::path::PathBuf;
@@ -57,6 +58,7 @@ pub use router::{AdaptiveSettings, EventUrls, RouterSettings, RouterTypeSettings
 pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
+pub use transformer::{AskedRepeats, CallRules, TransformerSettings};
 pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
@@ -72,6 +74,8 @@ pub struct Settings {
     pub admission: AdmissionSettings,
     /// Webhook sources and their transformer.
     pub webhook: WebhookSettings,
+    /// The external transformer.
+    pub transformer: TransformerSettings,
     /// The admin listener.
     pub admin: AdminSettings,
     /// Where the workspace comes from.
@@ -114,6 +118,7 @@ impl Settings {
             listener: ListenerSettings::read(&reader),
             admission: AdmissionSettings::read(&reader, raw),
             webhook: WebhookSettings::read(&reader),
+            transformer: TransformerSettings::read(&reader),
             backend_config: BackendConfigSettings::read(&reader),
             processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),

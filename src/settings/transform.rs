@@ -63,6 +63,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("ALLOW_IP_RANGES", Kind::Text, "", "Ranges that transformations may reach although they are private.")
         .hot(),
     Key::new("BLOCK_HOST_NAMES", Kind::Text, "", "Host names that transformations may not reach.").hot(),
+    Key::new(
+        "ConfigBackend.listen",
+        Kind::Text,
+        "",
+        "Address where an external transformer may fetch code, libraries and tracking plans; empty = off.",
+    ),
     Key::new("GEOLOCATION_URL", Kind::Text, "", "Service that finds the place of an address for transformations.")
         .hot(),
 ];
@@ -100,6 +106,8 @@ pub struct TransformSettings {
     pub blocked_host_names: Vec<String>,
     /// The service for places; empty = none.
     pub geolocation_url: String,
+    /// Where an external transformer may fetch code; `None` = nowhere.
+    pub code_listen: Option<SocketAddr>,
     /// Listeners of this node that no request may reach.
     pub own_listeners: Vec<SocketAddr>,
 }
@@ -138,6 +146,7 @@ impl TransformSettings {
             allowed_ip_ranges: words(&r.text("ALLOW_IP_RANGES")),
             blocked_host_names: words(&r.text("BLOCK_HOST_NAMES")),
             geolocation_url: r.text("GEOLOCATION_URL"),
+            code_listen: r.addresses("ConfigBackend.listen").first().copied(),
             own_listeners,
         }
     }

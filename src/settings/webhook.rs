@@ -6,12 +6,6 @@ use super::catalogue::{Key, Kind, Unit};
 use super::raw::Reader;
 
 pub(super) const KEYS: &[Key] = &[
-    Key::new(
-        "DEST_TRANSFORM_URL",
-        Kind::Text,
-        "",
-        "Base URL of an external transformer, for webhook sources that the node does not know itself; empty = none.",
-    ),
     Key::new("Gateway.webhook.maxBatchSize", Kind::Int, "32", "Most webhook requests in one call of the transformer.")
         .hot(),
     Key::new(
@@ -56,21 +50,11 @@ pub(super) const KEYS: &[Key] = &[
     )
     .also(&["HttpClient.webhook.timeout"])
     .hot(),
-    Key::new(
-        "Transformer.maxResponseBytes",
-        Kind::Bytes(1),
-        "128MiB",
-        "Most bytes of a transformer's answer, decompressed.",
-    )
-    .hot(),
 ];
 
 /// Settings of webhook sources.
 #[derive(Clone, Debug)]
 pub struct WebhookSettings {
-    /// The external transformer, without a slash at its end; `None` = there is none. Holds no secret but may
-    /// name a user, so it is not to be logged.
-    pub transformer_url: Option<String>,
     /// Most requests in one call.
     pub max_batch_size: usize,
     /// How long requests are gathered.
@@ -91,23 +75,15 @@ pub struct WebhookSettings {
     pub forward_get_for: Vec<String>,
     /// Longest time of one call.
     pub timeout: Duration,
-    /// Most bytes of an answer, decompressed.
-    pub max_response_bytes: u64,
 }
 
 impl WebhookSettings {
     pub(super) fn read(r: &Reader<'_>) -> WebhookSettings {
-        let url = r.text("DEST_TRANSFORM_URL").trim().trim_end_matches('/').to_owned();
-        let is_http = url::Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-        if !url.is_empty() && !is_http {
-            r.reject("DEST_TRANSFORM_URL", "is no http or https URL; write it as http://localhost:9090");
-        }
         let multiplier = r.float("Gateway.webhook.backoffMultiplier");
         if !(1.0..=100.0).contains(&multiplier) {
             r.reject("Gateway.webhook.backoffMultiplier", "is not between 1 and 100");
         }
         WebhookSettings {
-            transformer_url: Some(url).filter(|url| !url.is_empty()),
             max_batch_size: r.count("Gateway.webhook.maxBatchSize").max(1),
             batch_timeout: r.duration("Gateway.webhook.batchTimeout"),
             max_calls: r.count("Gateway.webhook.maxTransformerProcess").clamp(1, 10_000),
@@ -122,7 +98,6 @@ impl WebhookSettings {
                 .map(|name| name.to_lowercase())
                 .collect(),
             timeout: r.duration("HttpClient.sourceTransformer.timeout").max(Duration::from_millis(1)),
-            max_response_bytes: r.bytes("Transformer.maxResponseBytes"),
         }
     }
 }

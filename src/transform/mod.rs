@@ -9,7 +9,7 @@
 //! its code does; nothing of one batch is seen by another; code that breaks its runtime costs that runtime only. A
 //! thread that code holds inside a native loop is given up and replaced.
 //!
-//! A remote transformer takes the same batches and gives the same replies; it would stand beside [`Engine`].
+//! What cannot run here may go to an external transformer (`crate::transformer`), which the processor asks.
 
 mod batch;
 mod code;
@@ -22,6 +22,7 @@ mod imports;
 mod keys;
 mod run;
 mod sandbox;
+mod served;
 mod transformer;
 mod watch;
 
@@ -35,4 +36,5 @@ mod written_by_users_tests;
 pub use batch::{Batch, Event, Origin, Reply, Transformed, Verdict};
 pub use code::{Code, Contract, Library, Refusal, Transformer, camel_case};
 pub use engine::Engine;
-pub use transformer::of_destination;
+pub use served::CodeListener;
+pub use transformer::{is_javascript, of_destination};

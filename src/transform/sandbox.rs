@@ -13,7 +13,7 @@ use crate::settings::TransformSettings;
 /// The globals, as a function of the host's functions.
 const GLOBALS: &str = include_str!("sandbox.js");
 /// Stack of running code, within the stack of its thread.
-const STACK_BYTES: usize = 256 << 10;
+const STACK_BYTES: usize = 1 << 20;
 
 /// A runtime. Lives as long as its thread unless code has harmed it.
 pub(super) struct Sandbox {

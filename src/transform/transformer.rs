@@ -12,7 +12,7 @@ pub fn of_destination(destination: &Destination, workspace: &Workspace) -> Optio
     if transformation.version_id.is_empty() {
         return refusal(400, "Transformation VersionID not found".to_owned());
     }
-    if !(transformation.language.is_empty() || transformation.language.eq_ignore_ascii_case("javascript")) {
+    if !is_javascript(&transformation.language) {
         return refusal(400, "Unsupported language".to_owned());
     }
     let Some(code) = &transformation.code else {
@@ -34,6 +34,11 @@ pub fn of_destination(destination: &Destination, workspace: &Workspace) -> Optio
         libraries.collect(),
         credentials.collect(),
     ))))
+}
+
+/// Whether code in this language runs here.
+pub fn is_javascript(language: &str) -> bool {
+    language.is_empty() || language.eq_ignore_ascii_case("javascript")
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn serve(connection: &TcpStream, answer: &Answer, calls: &Mutex<Vec<(String, Val
             return Ok(());
         };
         let head = format!(
-            "HTTP/1.1 {status} Kit\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "HTTP/1.1 {status} Kit\r\napiversion: 2\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             text.len()
         );
         writer.write_all(head.as_bytes())?;

@@ -18,8 +18,10 @@
 mod kit;
 
 mod abuse_body;
+mod abuse_delivery;
 mod abuse_http1;
 mod abuse_json;
+mod abuse_names;
 mod admission;
 mod api;
 mod backup;
@@ -36,6 +38,7 @@ mod job_runs;
 mod listener;
 mod order;
 mod redis;
+mod remote;
 mod restart;
 mod rules;
 mod sdk;

@@ -140,7 +140,7 @@ async fn accept(
         return Err(Refusal::TooLarge.into());
     }
     let started = Instant::now();
-    let native = Native::of(kind, settings.webhook.transformer_url.is_some());
+    let native = Native::of(kind, settings.transformer.destination_url.is_some());
     let done = match native {
         Some(native) => {
             take(&mut charge, native::memory(native, &description.body))?;

@@ -5,16 +5,14 @@
 //! A call ends early when everybody who waits for it has gone.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, redirect};
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -22,13 +20,12 @@ use super::reply::{self, Verdict};
 use super::{Failure, Refusal, Transformed, events};
 use crate::gateway::directory::SourceEntry;
 use crate::settings::{Settings, WebhookSettings};
+use crate::transformer::{self, Client, Fault};
 
 /// How every text about a transformer that cannot be reached begins.
 const UNREACHABLE: &str = "JS HTTP connection to source transformer";
 /// Answers beyond this size are parsed off the threads of the sockets.
 const LARGE_ANSWER: usize = 256 * 1024;
-/// Redirects that are followed, all to the same origin.
-const MOST_REDIRECTS: usize = 5;
 
 /// What is encoded in a segment of a path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'~');
@@ -53,8 +50,7 @@ struct Gathering {
 pub(in crate::gateway) struct Transformer {
     gathering: Mutex<Gatherings>,
     calls: Semaphore,
-    /// Made at the first call: most nodes have no transformer. `None` = it cannot be made.
-    client: OnceLock<Option<Client>>,
+    client: Client,
 }
 
 #[derive(Default)]
@@ -92,7 +88,7 @@ pub(super) fn element(description: &[u8], entry: &SourceEntry) -> Vec<u8> {
 impl Transformer {
     /// One that makes at most this many calls at once.
     pub(in crate::gateway) fn new(most_calls: usize) -> Transformer {
-        Transformer { gathering: Mutex::default(), calls: Semaphore::new(most_calls), client: OnceLock::new() }
+        Transformer { gathering: Mutex::default(), calls: Semaphore::new(most_calls), client: Client::default() }
     }
 
     /// Asks about one request.
@@ -105,12 +101,12 @@ impl Transformer {
         element: Vec<u8>,
         settings: &Settings,
     ) -> Result<Transformed, Failure> {
-        let Some(base) = settings.webhook.transformer_url.as_deref() else {
+        let Some(base) = settings.transformer.destination_url.as_deref() else {
             events::unsupported(kind);
             return Err(unreachable("none is configured"));
         };
         let (verdict, receiver) = oneshot::channel();
-        let begun = self.join(kind, base, Waiting { element, verdict }, &settings.webhook);
+        let begun = self.join(kind, base, Waiting { element, verdict }, settings);
         match tokio::time::timeout(settings.gateway.write_timeout, receiver).await {
             Ok(Ok(verdict)) => verdict,
             // The call ended without a word, which only a stopping runtime does.
@@ -124,13 +120,8 @@ impl Transformer {
     }
 
     /// Adds a request to those of its kind; says whether their call has begun.
-    fn join(
-        self: &Arc<Transformer>,
-        kind: &str,
-        base: &str,
-        waiting: Waiting,
-        rules: &WebhookSettings,
-    ) -> Arc<AtomicBool> {
+    fn join(self: &Arc<Transformer>, kind: &str, base: &str, waiting: Waiting, settings: &Settings) -> Arc<AtomicBool> {
+        let rules = &settings.webhook;
         let mut gatherings = self.gathering.lock();
         let gathering = gatherings.by_kind.remove(kind);
         let mut gathering = gathering.unwrap_or_else(|| {
@@ -143,6 +134,7 @@ impl Transformer {
                 number: gatherings.last_number,
                 url: format!("{base}/v2/sources/{}", path_segment(kind)),
                 rules: rules.clone(),
+                max_response_bytes: settings.transformer.max_response_bytes,
                 begun: Arc::clone(&begun),
             };
             tokio::spawn(call.run(requests));
@@ -173,6 +165,7 @@ struct Call {
     number: u64,
     url: String,
     rules: WebhookSettings,
+    max_response_bytes: u64,
     begun: Arc<AtomicBool>,
 }
 
@@ -254,53 +247,29 @@ impl Call {
     }
 
     async fn attempt(&self, body: Bytes) -> Try {
-        let Some(client) = self.transformer.client.get_or_init(client) else {
-            return Try::Failed(unreachable("no client could be made"), false);
+        let call = transformer::Call {
+            url: &self.url,
+            headers: &[],
+            body,
+            timeout: self.rules.timeout,
+            max_bytes: self.max_response_bytes,
         };
-        let request = client
-            .post(&self.url)
-            .header(CONTENT_TYPE, "application/json; charset=utf-8")
-            .timeout(self.rules.timeout)
-            .body(body);
-        let mut response = match request.send().await {
-            Ok(response) => response,
-            Err(error) => return Try::Failed(unreachable(kind_of(&error)), true),
+        let answer = match self.transformer.client.post(call).await {
+            Ok(answer) => answer,
+            Err(Fault::TooLarge) => return Try::Failed(Refusal::TransformerFormat.into(), false),
+            Err(fault) => return Try::Failed(unreachable(&fault.to_string()), fault != Fault::NoClient),
         };
-        let status = response.status();
-        if status != StatusCode::OK {
-            let again = status == StatusCode::TOO_MANY_REQUESTS
-                || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED);
-            let line = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
-            let line = line.trim_end();
-            let text =
-                format!("source Transformer returned non-success statusCode: {}, Error: {line}", status.as_u16());
-            return Try::Failed(Failure::told(StatusCode::INTERNAL_SERVER_ERROR, text), again);
+        let status = answer.status;
+        if status == StatusCode::OK {
+            return Try::Done(answer.body);
         }
-        let mut answer = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(piece)) if (answer.len() + piece.len()) as u64 > self.rules.max_response_bytes => {
-                    return Try::Failed(Refusal::TransformerFormat.into(), false);
-                }
-                Ok(Some(piece)) => answer.extend_from_slice(&piece),
-                Ok(None) => return Try::Done(Bytes::from(answer)),
-                Err(error) => return Try::Failed(unreachable(kind_of(&error)), true),
-            }
-        }
+        let again = status == StatusCode::TOO_MANY_REQUESTS
+            || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED);
+        let line = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+        let line = line.trim_end();
+        let text = format!("source Transformer returned non-success statusCode: {}, Error: {line}", status.as_u16());
+        Try::Failed(Failure::told(StatusCode::INTERNAL_SERVER_ERROR, text), again)
     }
-}
-
-/// A client that goes straight to the transformer and follows it nowhere else.
-fn client() -> Option<Client> {
-    let same_origin = redirect::Policy::custom(|attempt| {
-        let first = attempt.previous().first().map(reqwest::Url::origin);
-        if attempt.previous().len() > MOST_REDIRECTS || first != Some(attempt.url().origin()) {
-            attempt.stop()
-        } else {
-            attempt.follow()
-        }
-    });
-    Client::builder().no_proxy().referer(false).redirect(same_origin).build().ok()
 }
 
 /// Ready once nobody waits any more.
@@ -315,16 +284,6 @@ fn unreachable(why: &str) -> Failure {
     Failure::told(StatusCode::SERVICE_UNAVAILABLE, format!("{UNREACHABLE} failed: {why}"))
 }
 
-fn kind_of(error: &reqwest::Error) -> &'static str {
-    if error.is_timeout() {
-        "it does not answer in time"
-    } else if error.is_connect() {
-        "it cannot be connected to"
-    } else {
-        "the connection ended early"
-    }
-}
-
 /// A name as one segment of a path.
 fn path_segment(name: &str) -> String {
     percent_encoding::utf8_percent_encode(name, SEGMENT).to_string()
@@ -337,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_in_vain_for_a_call_is_asked_to_come_back() {
         let mut settings = Settings::defaults();
-        settings.webhook.transformer_url = Some("http://127.0.0.1:1".to_owned());
+        settings.transformer.destination_url = Some("http://127.0.0.1:1".to_owned());
         settings.gateway.write_timeout = Duration::from_millis(50);
         // Every call that is allowed is taken.
         let transformer = Arc::new(Transformer::new(0));

@@ -1,9 +1,10 @@
-//! The stages behind the user transformation: what became of a chunk goes on, or ends as dead letters.
+//! The stages behind a transformation that events waited for: what became of a chunk goes on, is delivered, or ends as
+//! dead letters.
 
 use std::borrow::Cow;
 
-use super::{Buffers, Emit, Failed, Passing, Pipeline, isolated, outcome_of};
-use crate::destination::Message;
+use super::{Buffers, Emit, Failed, LET_THROUGH, Passing, Pipeline, isolated, outcome_of};
+use crate::destination::{Message, Output};
 use crate::jobsdb::{NewJob, Queue};
 use crate::processor::accounting::{Mark, Stage, State};
 use crate::processor::events::Counts;
@@ -11,13 +12,13 @@ use crate::processor::explode::JobParameters;
 use crate::processor::parameters::{self, EventFacts};
 use crate::processor::route::Route;
 use crate::processor::run_tally::RunTally;
-use crate::processor::user_transform::{Chunk, Held, Later, STAGE};
+use crate::processor::user_transform::{Chunk, Held, Later};
 use crate::transform::{Origin, Reply, Verdict};
 
 impl Held {
-    /// What the user transformation said about it.
-    fn mark(&self, state: State, status: u16) -> Mark {
-        Mark::new(Stage::UserTransformer, Some(self.before), state, status)
+    /// What the transformation of its chunk said about it.
+    fn mark(&self, chunk: &Chunk, state: State, status: u16) -> Mark {
+        Mark::new(chunk.stage(), Some(self.before), state, status)
     }
 }
 
@@ -30,7 +31,7 @@ struct Books<'b> {
 }
 
 impl Pipeline<'_> {
-    /// Sends what a user transformation made of a chunk through the stages behind it. `emit` gets the place of the
+    /// Sends what a transformation made of a chunk through the stages behind it. `emit` gets the place of the
     /// gateway job that each job joins, among the `later` ones.
     pub(in crate::processor) fn transformed(
         &mut self,
@@ -60,10 +61,13 @@ impl Pipeline<'_> {
                 Origin::All => (0, None),
             };
             match result.verdict {
+                Verdict::Output(json) if chunk.stage() == Stage::DestTransformer => {
+                    self.deliver(chunk, at, fresh_id, json, later, emit);
+                }
                 Verdict::Output(json) => self.go_on(chunk, at, fresh_id, &json, later, emit),
                 Verdict::Dropped => self.drop_event(chunk, at),
                 Verdict::Failed { status, error } => {
-                    let failed = Failed { stage: STAGE, status, error: Cow::Owned(error) };
+                    let failed = Failed { stage: chunk.stage().name(), status, error: Cow::Owned(error) };
                     let events = if result.origin == Origin::All { failing.as_slice() } else { &[at] };
                     for at in events {
                         self.fail(chunk, *at, &failed, later, emit);
@@ -87,7 +91,8 @@ impl Pipeline<'_> {
         let event = match Message::parse(json) {
             Ok(event) => event,
             Err(problem) => {
-                let failed = Failed { stage: STAGE, status: 400, error: Cow::Owned(problem.to_string()) };
+                let failed =
+                    Failed { stage: chunk.stage().name(), status: 400, error: Cow::Owned(problem.to_string()) };
                 return self.fail(chunk, at, &failed, later, emit);
             }
         };
@@ -100,11 +105,23 @@ impl Pipeline<'_> {
                 *fact = text.into_owned();
             }
         }
+        let mut waits = None;
         let failed = self.with_passing(chunk, held, &facts, &event, later, |passing, route, books| {
             let destination = &route.candidate.destination;
+            if let Some(by) = &route.elsewhere
+                && passing.is_let_through(route, held.is_drained)
+            {
+                let kind = books.counts.kind_of(&event);
+                books.counts.account(kind, &destination.id, held.mark(chunk, State::Succeeded, 200));
+                books.counts.routed(kind, &destination.id, Stage::UserTransformer, LET_THROUGH);
+                let original = chunk.events.get(at).map(|given| given.message.clone());
+                let held = Held { original, ..passing.held(kind, Stage::EventFilter, held.is_drained) };
+                waits = Some((by.clone(), passing.for_destination(route), held));
+                return None;
+            }
             let outputs = isolated(|| passing.outputs(route, held.is_drained));
             let kind = books.counts.kind_of(&event);
-            books.counts.account(kind, &destination.id, held.mark(State::Succeeded, 200));
+            books.counts.account(kind, &destination.id, held.mark(chunk, State::Succeeded, 200));
             books.counts.routed(kind, &destination.id, Stage::UserTransformer, outcome_of(&outputs));
             match outputs {
                 Ok(Some(outputs)) => {
@@ -119,20 +136,47 @@ impl Pipeline<'_> {
             }
             None
         });
+        if let Some((by, event, held)) = waits {
+            self.gathered.add(&chunk.source_id, chunk.route, &by, event, held);
+        }
         if let Some(failed) = failed.flatten() {
             self.fail(chunk, at, &failed, later, emit);
         }
     }
 
-    /// The dead letter of an event of a chunk, as it was before its transformation.
-    fn fail(&mut self, chunk: &Chunk, at: usize, failed: &Failed, later: &Later<'_>, emit: &mut Emit<'_>) {
+    /// One output of a destination transformation: a job, as it is.
+    fn deliver(
+        &mut self,
+        chunk: &Chunk,
+        at: usize,
+        fresh_id: Option<&str>,
+        json: String,
+        later: &Later<'_>,
+        emit: &mut Emit<'_>,
+    ) {
         let (Some(held), Some(given)) = (chunk.held.get(at), chunk.events.get(at)) else { return };
         let Ok(event) = Message::parse(&given.message) else { return };
+        let mut facts = held.facts.clone();
+        if let Some(id) = fresh_id {
+            id.clone_into(&mut facts.message_id);
+        }
+        self.with_passing(chunk, held, &facts, &event, later, |passing, route, books| {
+            let destination = &route.candidate.destination;
+            books.counts.account(held.kind, &destination.id, held.mark(chunk, State::Succeeded, 200));
+            books.run.stored(&destination.id, 1);
+            passing.deliver(route, &[Output::of(json.into_bytes())], books.buffers, books.counts, emit);
+        });
+    }
+
+    /// The dead letter of an event of a chunk, as it was before its transformations.
+    fn fail(&mut self, chunk: &Chunk, at: usize, failed: &Failed, later: &Later<'_>, emit: &mut Emit<'_>) {
+        let (Some(held), Some(given)) = (chunk.held.get(at), chunk.events.get(at)) else { return };
+        let Ok(event) = Message::parse(held.original.as_ref().unwrap_or(&given.message)) else { return };
         self.with_passing(chunk, held, &held.facts, &event, later, |passing, route, books| {
             let destination = &route.candidate.destination;
             // What a stage behind refused is accounted for there.
-            if failed.stage == STAGE {
-                books.counts.account(held.kind, &destination.id, held.mark(State::Aborted, failed.status));
+            if failed.stage == chunk.stage().name() {
+                books.counts.account(held.kind, &destination.id, held.mark(chunk, State::Aborted, failed.status));
             }
             books.run.failed(&destination.id, &held.facts.record_id, failed.status);
             // What the operator gave up is not kept (jobsdb.md 8.1).
@@ -145,10 +189,10 @@ impl Pipeline<'_> {
 
     /// An event that its transformation dropped.
     fn drop_event(&mut self, chunk: &Chunk, at: usize) {
-        self.counts.filtered(STAGE);
+        self.counts.filtered(chunk.stage().name());
         let routes = self.sources.get(&chunk.source_id).and_then(Option::as_ref).map(|source| &source.routes);
         if let (Some(route), Some(held)) = (routes.and_then(|routes| routes.get(chunk.route)), chunk.held.get(at)) {
-            let mark = held.mark(State::Filtered, 298);
+            let mark = held.mark(chunk, State::Filtered, 298);
             self.counts.account(held.kind, &route.candidate.destination.id, mark);
             let run = self.waiting_runs.entry(held.job_id).or_default();
             run.filtered(&route.candidate.destination.id);
