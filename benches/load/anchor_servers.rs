@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 /// What the server does with a body before it answers `OK`.
@@ -29,6 +29,10 @@ pub struct Options {
     #[arg(long)]
     pub forward: Option<SocketAddr>,
 }
+
+/// Connections that may wait to be accepted, as many as at the gateway: one that is turned away tries again after a
+/// second.
+const BACKLOG: u32 = 4_096;
 
 type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
 
@@ -50,7 +54,9 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 async fn serve(work: Arc<Work>) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let listener = socket.listen(BACKLOG)?;
     println!("listening {}", listener.local_addr()?);
     loop {
         let (stream, _) = listener.accept().await?;
