@@ -50,7 +50,7 @@ struct BorrowedBatch<'a> {
 }
 
 fn bodies(corpus: Corpus) -> Vec<Vec<u8>> {
-    let requests = corpus::build(corpus, "localhost", "bench-key-000", 200);
+    let requests = corpus::build(corpus, "localhost", "bench-key-000", 200).unwrap();
     requests.into_iter().map(|request| request.bytes[request.body_at..].to_vec()).collect()
 }
 

@@ -51,6 +51,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let jobs = open(folder.path());
         let payloads = corpus::build(corpus::Corpus::Track1k, "localhost", "bench-key-000", corpus::DISTINCT)
+            .unwrap()
             .into_iter()
             .map(|request| request.bytes[request.body_at..].to_vec())
             .collect();

@@ -30,6 +30,7 @@ fn settings() -> StorageSettings {
 
 fn payloads() -> Vec<Vec<u8>> {
     corpus::build(corpus::Corpus::Track1k, "localhost", "bench-key-000", corpus::DISTINCT)
+        .unwrap()
         .into_iter()
         .map(|request| request.bytes[request.body_at..].to_vec())
         .collect()

@@ -21,7 +21,7 @@ use pintle::destination::warehouse::{Envelope, RowSettings, WarehousePlan};
 use serde_json::Map;
 
 fn events(corpus: Corpus) -> Vec<String> {
-    let requests = corpus::build(corpus, "localhost", "bench-key-000", 200);
+    let requests = corpus::build(corpus, "localhost", "bench-key-000", 200).unwrap();
     requests.into_iter().map(|request| String::from_utf8(request.bytes[request.body_at..].to_vec()).unwrap()).collect()
 }
 
