@@ -25,11 +25,18 @@ fn results(body: &Value, result: impl Fn(&Value, i64) -> Value) -> Option<(u16, 
     Some((200, Value::from(results).to_string()))
 }
 
+/// The parameters of the dead letters, with their ids.
 fn dead(node: &Node) -> Vec<Value> {
     let (config, socket) = (node.settings_file().display().to_string(), node.admin_socket().display().to_string());
     let output = pintle(&["dead", "ls", "--json", "--limit", "100", "--config", &config, "--admin-socket", &socket]);
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    listed["items"].as_array().cloned().unwrap_or_default()
+    let items = listed["items"].as_array().cloned().unwrap_or_default();
+    let with_id = |mut item: Value| {
+        let id = item["id"].take();
+        item["parameters"]["id"] = id;
+        item["parameters"].take()
+    };
+    items.into_iter().map(with_id).collect()
 }
 
 #[test]
