@@ -26,9 +26,9 @@ use super::status_table::UNDECODABLE;
 /// Formats of a body, in the order in which the first non-empty one is taken.
 const FORMATS: [&str; 5] = ["JSON", "JSON_ARRAY", "XML", "FORM", "GZIP"];
 
-/// Headers that only the client may set: they say where a request goes and where it ends (security.md 4, 8).
-const FRAMING: [&str; 8] =
-    ["connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
+/// Headers that only the client may set: they say where a request goes and where it ends.
+const FRAMING: [&str; 9] =
+    ["connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// How this node names itself to destinations.
 #[derive(Clone, Debug)]
@@ -352,7 +352,7 @@ fn header_map(members: &Members<'_>, identity: &Identity) -> Option<HeaderMap> {
             continue;
         };
         let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
-        if FRAMING.contains(&name.as_str()) {
+        if FRAMING.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
             events::framing_header_dropped();
             continue;
         }
