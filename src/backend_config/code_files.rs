@@ -122,7 +122,12 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
 fn read_one(path: &Path, most_bytes: u64) -> Result<String, String> {
     let failed = |error: io::Error| format!("cannot be read: {error}");
     // Looked at before it is opened: opening a pipe would wait for its other end.
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+    let found = std::fs::symlink_metadata(path).map_err(failed)?;
+    // It may lead to a file that is nobody's code.
+    if found.is_symlink() {
+        return Err("is a link, and links are not followed".to_owned());
+    }
+    if !found.is_file() {
         return Err("is not a regular file".to_owned());
     }
     let mut bytes = Vec::new();

@@ -328,3 +328,8 @@ pub fn results_dropped(labels: &Labels, error: &JobsDbError) {
 pub fn store_unavailable(labels: &Labels, error: &str) {
     tracing::warn!(destination = %labels.dest_id, error, "results of deliveries cannot be stored now; trying again");
 }
+
+/// A header of an event that would have changed where its request goes or ends was left out.
+pub(super) fn framing_header_dropped() {
+    counter!("router_framing_headers_dropped_total").increment(1);
+}

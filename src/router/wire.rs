@@ -20,10 +20,15 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error_response::ErrorAt;
+use super::events;
 use super::status_table::UNDECODABLE;
 
 /// Formats of a body, in the order in which the first non-empty one is taken.
 const FORMATS: [&str; 5] = ["JSON", "JSON_ARRAY", "XML", "FORM", "GZIP"];
+
+/// Headers that only the client may set: they say where a request goes and where it ends.
+const FRAMING: [&str; 9] =
+    ["connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// How this node names itself to destinations.
 #[derive(Clone, Debug)]
@@ -347,6 +352,10 @@ fn header_map(members: &Members<'_>, identity: &Identity) -> Option<HeaderMap> {
             continue;
         };
         let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+        if FRAMING.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
+            events::framing_header_dropped();
+            continue;
+        }
         headers.insert(name, HeaderValue::from_bytes(text.trim().as_bytes()).ok()?);
     }
     if !headers.contains_key(USER_AGENT) {

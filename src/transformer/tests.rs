@@ -202,8 +202,7 @@ async fn features_are_defaults_where_there_are_none_and_the_last_known_while_nob
     assert!(features.transforms_in_router("HS") && !features.takes_compacted);
 
     let stub = Stub::start(|earlier, _| match earlier {
-        // The quick attempts at the beginning.
-        0 | 1 => status(500, ""),
+        // Behind two of the quick attempts at the beginning.
         2 => good(r#"{"routerTransform":{"X":true}}"#),
         _ => status(500, ""),
     })

@@ -11,7 +11,7 @@ use crate::kit::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn results(body: &Value, result: impl Fn(&Value, i64) -> Value) -> Option<(u16, String)> {
+fn results(body: &Value, result: impl Fn(&Value, i64) -> Value) -> (u16, String) {
     let items = body.as_array().expect("a list");
     let results: Vec<Value> = items
         .iter()
@@ -22,14 +22,21 @@ fn results(body: &Value, result: impl Fn(&Value, i64) -> Value) -> Option<(u16, 
             result
         })
         .collect();
-    Some((200, Value::from(results).to_string()))
+    (200, Value::from(results).to_string())
 }
 
+/// The parameters of the dead letters, with their ids.
 fn dead(node: &Node) -> Vec<Value> {
     let (config, socket) = (node.settings_file().display().to_string(), node.admin_socket().display().to_string());
     let output = pintle(&["dead", "ls", "--json", "--limit", "100", "--config", &config, "--admin-socket", &socket]);
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    listed["items"].as_array().cloned().unwrap_or_default()
+    let items = listed["items"].as_array().cloned().unwrap_or_default();
+    let with_id = |mut item: Value| {
+        let id = item["id"].take();
+        item["parameters"]["id"] = id;
+        item["parameters"].take()
+    };
+    items.into_iter().map(with_id).collect()
 }
 
 #[test]
@@ -43,15 +50,15 @@ fn what_the_node_cannot_transform_goes_through_the_external_transformer_and_back
         }
         match path {
             "/features" => Some((404, String::new())),
-            "/customTransform" => results(body, |message, n| {
+            "/customTransform" => Some(results(body, |message, n| {
                 if n == 3 {
                     return json!({"statusCode": 298});
                 }
                 let mut output = message.clone();
                 output["properties"]["python"] = json!(true);
                 json!({"statusCode": 200, "output": output})
-            }),
-            "/v0/destinations/ga4" => results(body, |message, n| {
+            })),
+            "/v0/destinations/ga4" => Some(results(body, |message, n| {
                 if n == 4 {
                     return json!({"statusCode": 400, "error": "no fours"});
                 }
@@ -61,7 +68,7 @@ fn what_the_node_cannot_transform_goes_through_the_external_transformer_and_back
                     "body": {"JSON": message, "JSON_ARRAY": {}, "XML": {}, "FORM": {}},
                 });
                 json!({"statusCode": 200, "output": output})
-            }),
+            })),
             _ => Some((404, "{\"error\":\"Unknown destination: ODD\"}".to_owned())),
         }
     });
