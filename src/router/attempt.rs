@@ -94,9 +94,9 @@ async fn over_http(shared: &Shared, plan: &Plan, payload: &Bytes, is_probe: bool
         guarded = true;
     }
     wait_for_rate(shared, plan, &request.endpoint_path).await;
-    let private = plan.origins.private_headers(&request);
     let started = Instant::now();
-    let answer = shared.courier.send(request, &plan.way, guarded, &private).await;
+    let answer =
+        shared.courier.send(request, &plan.way, guarded, &|headers| plan.origins.private_headers(headers)).await;
     events::request_took(&plan.meters, started.elapsed());
     shared.note_reach(plan, is_probe, answer.answered, answer.unreachable);
     Attempted {

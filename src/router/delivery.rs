@@ -149,8 +149,14 @@ pub struct Courier {
 
 impl Courier {
     /// Sends the request, follows redirects, reads the answer. `guarded` deliveries reach public addresses only;
-    /// `private_headers` never leave the origin that they were meant for.
-    pub async fn send(&self, request: WireRequest, way: &Way, guarded: bool, private_headers: &[HeaderName]) -> Answer {
+    /// headers that `private` chooses never leave the origin that they were meant for.
+    pub async fn send(
+        &self,
+        request: WireRequest,
+        way: &Way,
+        guarded: bool,
+        private: &(dyn Fn(&HeaderMap) -> Vec<HeaderName> + Sync),
+    ) -> Answer {
         let deadline = tokio::time::Instant::now() + way.rules.timeout;
         let WireRequest { mut method, url: first_url, mut headers, mut body, .. } = request;
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
@@ -183,7 +189,8 @@ impl Courier {
                 }
             }
             if leaves_home(&first_url, &next) {
-                drop_private(&mut headers, private_headers);
+                let names = private(&headers);
+                drop_private(&mut headers, &names);
             }
             url = Cow::Owned(next);
         }
