@@ -5,10 +5,15 @@
 //! storage that could not be reached from one that refused.
 
 mod addresses;
+mod assumed_role;
+mod azure;
 mod configured;
 #[cfg(test)]
 pub(crate) mod fake_s3;
+mod gcs;
+mod http;
 mod local;
+mod remote;
 mod s3;
 
 use std::path::{Path, PathBuf};
@@ -16,13 +21,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use addresses::AddressRule;
 pub use local::{LocalStore, refused_directory};
 pub use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
-pub use s3::RemoteStore;
+pub use remote::RemoteStore;
 
 use configured::Configured;
 
-/// Destination types whose files this module can store, or whose absence it can name.
+/// Destination types whose files this module can store.
 pub const OBJECT_STORAGES: [&str; 6] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL"];
 
 /// Why a file could not be stored or asked for.
@@ -44,6 +50,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    fn no_bucket() -> StoreError {
+        StoreError::Misconfigured("no storage bucket configured to uploader".to_owned())
+    }
+
     /// Whether the storage was not reached at all (router.md 7.7).
     pub fn is_unreachable(&self) -> bool {
         matches!(self, StoreError::Unreachable(_))
@@ -72,7 +82,7 @@ pub struct StoreContext {
 pub enum Store {
     /// A directory on this machine.
     Local(LocalStore),
-    /// A bucket that speaks the S3 protocol.
+    /// A bucket or container.
     Remote(RemoteStore),
 }
 
@@ -87,8 +97,10 @@ impl Store {
         match provider {
             "LOCAL" => LocalStore::of_destination(&configured, context).map(Store::Local),
             "S3" | "MINIO" | "DIGITAL_OCEAN_SPACES" => {
-                RemoteStore::open(provider, &configured, context).await.map(Store::Remote)
+                s3::open(provider, &configured, context).await.map(Store::Remote)
             }
+            "GCS" => gcs::open(&configured, context).map(Store::Remote),
+            "AZURE_BLOB" => azure::open(&configured, context).map(Store::Remote),
             other => Err(StoreError::Unsupported(other.to_owned())),
         }
     }
