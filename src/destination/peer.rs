@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use hyper_util::client::legacy::connect::{Connection, HttpInfo};
@@ -15,6 +15,17 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::private_address::AddressRefused;
+
+/// Variables that name a proxy, as HTTP clients read them.
+const PROXY_VARIABLES: [&str; 6] = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+/// Whether clients that take proxies from the environment may find one there.
+pub fn environment_names_a_proxy() -> bool {
+    static NAMED: LazyLock<bool> = LazyLock::new(|| {
+        PROXY_VARIABLES.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    });
+    *NAMED
+}
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -79,5 +90,37 @@ where
             check.judge(facts.get::<HttpInfo>().map(HttpInfo::remote_addr))?;
             Ok(connection)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_ends_elsewhere_carries_no_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // As if the name had been judged by another address: nothing looks at it but the check at the far end.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .connector_layer(PeerCheck::new(|address| !address.is_loopback()))
+            .build()
+            .unwrap();
+        let asked = tokio::spawn(client.get(format!("http://localhost:{}/", address.port())).send());
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let error = asked.await.unwrap().unwrap_err();
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+        let mut refused = false;
+        while let Some(current) = cause {
+            refused |= current.is::<AddressRefused>();
+            cause = current.source();
+        }
+        assert!(refused, "{error:?}");
+        let mut sent = Vec::new();
+        assert_eq!(stream.read_to_end(&mut sent).await.unwrap(), 0);
     }
 }

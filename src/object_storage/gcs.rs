@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use object_store::RetryConfig;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use object_store::{RetryConfig, StaticCredentialProvider};
 
 use super::addresses::AddressRule;
 use super::configured::{Configured, endpoint};
@@ -43,7 +43,8 @@ pub(super) fn open(config: &Configured<'_>, context: &StoreContext) -> Result<Re
         builder = builder.with_service_account_key(credentials);
     } else if endpoint.is_some() {
         // A storage that stands in for Google knows no accounts of Google.
-        builder = builder.with_skip_signature(true);
+        let nobody = GcpCredential { bearer: String::new() };
+        builder = builder.with_skip_signature(true).with_credentials(Arc::new(StaticCredentialProvider::new(nobody)));
     } else {
         // The machine's own client finds them: it may ask the metadata service, which objects never go to.
         let own = GoogleCloudStorageBuilder::from_env().with_bucket_name("none").build().map_err(misconfigured)?;

@@ -24,8 +24,9 @@ use url::Host;
 use super::response::stored_text;
 use super::status_table::is_success;
 use super::wire::WireRequest;
+use crate::destination::peer::{PeerCheck, environment_names_a_proxy};
 use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
-use crate::destination::resolve;
+use crate::destination::resolve::Names;
 use crate::settings::is_secret_name;
 
 /// Code of a request that got no answer.
@@ -138,6 +139,7 @@ impl Way {
 #[derive(Debug, Default)]
 pub struct Courier {
     clients: Mutex<HashMap<ClientKind, Client>>,
+    names: Names,
 }
 
 impl Courier {
@@ -154,7 +156,7 @@ impl Courier {
                 Err(error) => return no_answer(&first_method, &first_url, &error),
             };
             let (kind, client) = known.as_ref();
-            if let Err(refusal) = judge(&url, kind, guarded).await {
+            if let Err(refusal) = judge(&url, kind, guarded, &self.names).await {
                 return refusal;
             }
             let mut hop = Request::new(method.clone(), url.clone());
@@ -197,12 +199,16 @@ impl Courier {
             .pool_max_idle_per_host(kind.idle_per_host)
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_nodelay(true)
-            .dns_resolver(JudgingResolver(Arc::new(kind.addresses.clone())));
+            .dns_resolver(JudgingResolver(Arc::new(kind.addresses.clone()), self.names.clone()));
         if kind.force_http1 {
             builder = builder.http1_only();
         }
         if !kind.uses_proxy {
             builder = builder.no_proxy();
+        }
+        if !(kind.uses_proxy && environment_names_a_proxy()) {
+            let addresses = kind.addresses.clone();
+            builder = builder.connector_layer(PeerCheck::new(move |address| addresses.allows(address)));
         }
         let client = builder.build()?;
         Ok(self.clients.lock().entry(kind.clone()).or_insert(client).clone())
@@ -227,7 +233,7 @@ fn client_kind(port: u16, rules: &DeliveryRules, guarded: bool) -> ClientKind {
 
 /// Judges a literal host; the client never asks its resolver about those. Where a proxy would resolve a name
 /// unseen, the name is resolved and judged here first.
-async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer> {
+async fn judge(url: &Url, kind: &ClientKind, guarded: bool, names: &Names) -> Result<(), Answer> {
     let refused = || Answer::own(REFUSED_CODE, REFUSED_TEXT);
     let name = match url.host() {
         Some(Host::Ipv4(address)) => {
@@ -244,7 +250,7 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer
         return if kind.addresses.allows(address) { Ok(()) } else { Err(refused()) };
     }
     if guarded && kind.uses_proxy {
-        let resolving = tokio::time::timeout(kind.connect_timeout, resolve::resolve(name)).await;
+        let resolving = tokio::time::timeout(kind.connect_timeout, names.resolve(name)).await;
         if let Ok(Ok(addresses)) = resolving
             && !kind.addresses.allow_all(&addresses)
         {
@@ -255,13 +261,13 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer
 }
 
 /// Resolves once and hands out only addresses that were judged.
-struct JudgingResolver(Arc<AddressRules>);
+struct JudgingResolver(Arc<AddressRules>, Names);
 
 impl Resolve for JudgingResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.0);
+        let (rules, names) = (Arc::clone(&self.0), self.1.clone());
         Box::pin(async move {
-            let addresses = resolve::resolve(name.as_str()).await?;
+            let addresses = names.resolve(name.as_str()).await?;
             if !rules.allow_all(&addresses) {
                 return Err(Box::new(AddressRefused) as Box<dyn StdError + Send + Sync>);
             }
@@ -403,5 +409,7 @@ fn causes(error: &reqwest::Error) -> String {
     texts.join(": ")
 }
 
+#[cfg(test)]
+mod reach_tests;
 #[cfg(test)]
 mod tests;

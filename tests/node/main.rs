@@ -36,6 +36,7 @@ mod http_destination;
 mod isolation;
 mod job_runs;
 mod listener;
+mod object_storage;
 mod order;
 mod redis;
 mod remote;
