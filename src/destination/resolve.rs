@@ -38,13 +38,13 @@ pub async fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
 
 /// Where the addresses of names come from: the system, unless a test says otherwise.
 #[derive(Clone, Default)]
-pub struct Names(Option<Arc<Resolver>>);
+pub struct NameSource(Option<Arc<Resolver>>);
 
-impl Names {
+impl NameSource {
     /// Names that a function answers for, in place of the system.
     #[cfg(test)]
-    pub(crate) fn answered_by(look_up: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Names {
-        Names(Some(Arc::new(Resolver::start(look_up))))
+    pub(crate) fn answered_by(look_up: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> NameSource {
+        NameSource(Some(Arc::new(Resolver::start(look_up))))
     }
 
     /// As [`resolve`].
@@ -59,9 +59,9 @@ impl Names {
     }
 }
 
-impl fmt::Debug for Names {
+impl fmt::Debug for NameSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Names")
+        f.write_str("NameSource")
     }
 }
 

@@ -26,7 +26,7 @@ use super::status_table::is_success;
 use super::wire::WireRequest;
 use crate::destination::peer::{PeerCheck, environment_names_a_proxy};
 use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
-use crate::destination::resolve::Names;
+use crate::destination::resolve::NameSource;
 use crate::settings::is_secret_name;
 
 /// Code of a request that got no answer.
@@ -139,7 +139,7 @@ impl Way {
 #[derive(Debug, Default)]
 pub struct Courier {
     clients: Mutex<HashMap<ClientKind, Client>>,
-    names: Names,
+    names: NameSource,
 }
 
 impl Courier {
@@ -233,7 +233,7 @@ fn client_kind(port: u16, rules: &DeliveryRules, guarded: bool) -> ClientKind {
 
 /// Judges a literal host; the client never asks its resolver about those. Where a proxy would resolve a name
 /// unseen, the name is resolved and judged here first.
-async fn judge(url: &Url, kind: &ClientKind, guarded: bool, names: &Names) -> Result<(), Answer> {
+async fn judge(url: &Url, kind: &ClientKind, guarded: bool, names: &NameSource) -> Result<(), Answer> {
     let refused = || Answer::own(REFUSED_CODE, REFUSED_TEXT);
     let name = match url.host() {
         Some(Host::Ipv4(address)) => {
@@ -261,7 +261,7 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool, names: &Names) -> Re
 }
 
 /// Resolves once and hands out only addresses that were judged.
-struct JudgingResolver(Arc<AddressRules>, Names);
+struct JudgingResolver(Arc<AddressRules>, NameSource);
 
 impl Resolve for JudgingResolver {
     fn resolve(&self, name: Name) -> Resolving {

@@ -19,6 +19,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// The account that azurite has from the start, and its published key.
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+/// Starts the Google emulator.
+const GOOGLE_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/gcs.py");
 /// The bucket or container of the tests.
 pub const BUCKET: &str = "kit-bucket";
 
@@ -61,10 +63,7 @@ impl ObjectServer {
                     &port,
                 ],
             ),
-            Storage::Google => (
-                "servers/bin/gcp-storage-emulator",
-                vec!["start", "--host", "127.0.0.1", "--port", &port, "--in-memory", "--default-bucket", BUCKET],
-            ),
+            Storage::Google => ("servers/bin/python", vec![GOOGLE_SCRIPT, &port, BUCKET]),
         };
         assert_eq!(missing_tool(tool), None);
         let process = Command::new(tools().expect("just looked at").join(tool))

@@ -117,3 +117,8 @@ fn a_crash_between_upload_and_states_doubles_no_line_in_s3() {
 fn a_crash_between_upload_and_states_doubles_no_line_in_azure() {
     crash_between_upload_and_states(Storage::Azure);
 }
+
+#[test]
+fn a_crash_between_upload_and_states_doubles_no_line_in_google() {
+    crash_between_upload_and_states(Storage::Google);
+}

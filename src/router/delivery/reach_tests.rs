@@ -66,7 +66,7 @@ async fn a_name_with_one_private_address_is_refused_whole() {
         vec!["2606:4700::1111", "::ffff:127.0.0.1"],
     ] {
         let found = addresses(&answer);
-        let names = Names::answered_by(move |_| Ok(found.clone()));
+        let names = NameSource::answered_by(move |_| Ok(found.clone()));
         let courier = Courier { names, ..Courier::default() };
         let answered = courier.send(request("POST", "http://inside.test/ok"), &way, true, &[]).await;
         assert_eq!((answered.code, answered.text.as_str()), (403, REFUSED_TEXT), "{answer:?}");
@@ -82,7 +82,7 @@ async fn a_name_that_changes_its_mind_is_judged_by_what_is_connected_to() {
     let way = Way::new(DeliveryRules { private_ranges: ranges.refused, ..rules() });
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
-    let names = Names::answered_by(move |_| {
+    let names = NameSource::answered_by(move |_| {
         let first = counted.fetch_add(1, Ordering::SeqCst) == 0;
         Ok(addresses(&[if first { "127.0.0.1" } else { "127.0.0.2" }]))
     });
@@ -103,9 +103,8 @@ async fn a_redirect_is_judged_like_the_first_request() {
     let port = server.address.port();
     let refused = vec![Range::parse("127.0.0.2").unwrap()];
     let way = Way::new(DeliveryRules { private_ranges: refused, ..rules() });
-    let names = Names::answered_by(|name| {
-        Ok(addresses(&[if name == "away.test" { "127.0.0.2" } else { "127.0.0.1" }]))
-    });
+    let names =
+        NameSource::answered_by(|name| Ok(addresses(&[if name == "away.test" { "127.0.0.2" } else { "127.0.0.1" }])));
     let courier = Courier { names, ..Courier::default() };
     let away = courier.send(request("POST", &format!("http://home.test:{port}/away")), &way, true, &[]).await;
     assert_eq!((away.code, away.text.as_str()), (403, REFUSED_TEXT));
