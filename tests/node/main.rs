@@ -23,6 +23,7 @@ mod abuse_http1;
 mod abuse_json;
 mod abuse_names;
 mod admission;
+mod alerts;
 mod api;
 mod backup;
 mod bad_input;
