@@ -32,7 +32,7 @@ use super::response::stored_text;
 use super::status_table::is_success;
 use super::wire::WireRequest;
 use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
-use crate::destination::resolve;
+use crate::destination::resolve::NameSource;
 use crate::settings::is_secret_name;
 
 /// Code of a request that got no answer.
@@ -145,6 +145,7 @@ impl Way {
 #[derive(Debug, Default)]
 pub struct Courier {
     clients: Mutex<HashMap<ClientKind, Connections>>,
+    names: NameSource,
 }
 
 impl Courier {
@@ -168,7 +169,7 @@ impl Courier {
                 Err(error) => return no_answer(&first_method, &first_url, &error),
             };
             let (kind, client) = known.as_ref();
-            if let Err(refusal) = judge(&url, kind, guarded).await {
+            if let Err(refusal) = judge(&url, kind, guarded, &self.names).await {
                 return refusal;
             }
             let sending = client.send(method.clone(), &url, headers.clone(), body.clone());
@@ -202,7 +203,7 @@ impl Courier {
             return Ok(client.clone());
         }
         // Reading the certificates of the system takes long: nobody else waits for it.
-        let client = Connections::new(kind)?;
+        let client = Connections::new(kind, &self.names)?;
         Ok(self.clients.lock().entry(kind.clone()).or_insert(client).clone())
     }
 }
@@ -225,7 +226,7 @@ fn client_kind(port: u16, rules: &DeliveryRules, guarded: bool) -> ClientKind {
 
 /// Judges a literal host; the client never asks its resolver about those. Where a proxy would resolve a name
 /// unseen, the name is resolved and judged here first.
-async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer> {
+async fn judge(url: &Url, kind: &ClientKind, guarded: bool, names: &NameSource) -> Result<(), Answer> {
     let refused = || Answer::own(REFUSED_CODE, REFUSED_TEXT);
     let name = match url.host() {
         Some(Host::Ipv4(address)) => {
@@ -242,7 +243,7 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer
         return if kind.addresses.allows(address) { Ok(()) } else { Err(refused()) };
     }
     if guarded && kind.uses_proxy {
-        let resolving = tokio::time::timeout(kind.connect_timeout, resolve::resolve(name)).await;
+        let resolving = tokio::time::timeout(kind.connect_timeout, names.resolve(name)).await;
         if let Ok(Ok(addresses)) = resolving
             && !kind.addresses.allow_all(&addresses)
         {
@@ -409,5 +410,7 @@ fn causes(error: &(dyn StdError + 'static)) -> String {
     texts.join(": ")
 }
 
+#[cfg(test)]
+mod reach_tests;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ mod raw;
 
 mod admin;
 mod admission;
+mod alert;
 mod backend_config;
 mod batch_router;
 mod flag;
@@ -41,6 +42,7 @@ use arc_swap::ArcSwap;
 
 pub use admin::AdminSettings;
 pub use admission::{AdmissionSettings, RateLimit, SuppressionFeed};
+pub use alert::AlertSettings;
 pub use backend_config::{BackendConfigSettings, HostedWorkspace, Token};
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
@@ -98,6 +100,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// Logs.
     pub log: LogSettings,
+    /// Alerts.
+    pub alert: AlertSettings,
 }
 
 impl Settings {
@@ -128,6 +132,7 @@ impl Settings {
             runs: RunSettings::read(&reader),
             storage,
             log: log::read(&reader),
+            alert: AlertSettings::read(&reader),
         };
         let mut errors = reader.into_errors();
         settings.contradictions(&mut errors);

@@ -6,9 +6,11 @@
 
 mod control_plane;
 mod files;
+mod gate;
 mod http;
 mod load;
 mod node;
+mod object_server;
 mod redis;
 mod sdk;
 mod sink;
@@ -19,9 +21,11 @@ use std::time::{Duration, Instant};
 
 pub use control_plane::ControlPlane;
 pub use files::messages_below;
+pub use gate::Gate;
 pub use http::{Answer, Client, basic_auth};
 pub use load::{Load, LoadPlan, batch_body, track};
 pub use node::{Node, NodeBuilder, pintle};
+pub use object_server::{ObjectServer, Storage};
 pub use redis::Redis;
 pub use sdk::{Sdk, missing_sdk, missing_tool, tools};
 pub use sink::{Behaviour, Sink};

@@ -19,33 +19,28 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::{Client, Error as PoolError};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use reqwest::{Url, redirect};
-use tokio::net::TcpStream;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use tower_layer::Layer as _;
 use tower_service::Service;
 
 use super::ClientKind;
+use crate::destination::peer::{Checked, PeerCheck, environment_names_a_proxy};
 use crate::destination::private_address::{AddressRefused, AddressRules};
-use crate::destination::resolve;
+use crate::destination::resolve::NameSource;
 
 /// Idle connections are closed after this time.
 const IDLE: Duration = Duration::from_secs(90);
 /// Time between keep-alive probes of a connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Variables that name a proxy.
-const PROXY_VARIABLES: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
-type Pool = Client<InTime<HttpsConnector<Judged>>, Full<bytes::Bytes>>;
+type Pool = Client<InTime<HttpsConnector<Checked<HttpConnector<JudgingResolver>>>>, Full<bytes::Bytes>>;
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<bytes::Bytes, BoxError>;
-
-/// Whether the environment names a proxy; it does not change while the node runs.
-static HAS_PROXY: LazyLock<bool> =
-    LazyLock::new(|| PROXY_VARIABLES.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())));
 
 /// The system's authorities, read once: that takes long.
 static TLS: LazyLock<Result<ClientConfig, String>> = LazyLock::new(|| {
@@ -87,25 +82,26 @@ pub(super) struct NoAnswer {
 
 impl Connections {
     /// A pool for deliveries of the kind.
-    pub(super) fn new(kind: &ClientKind) -> Result<Connections, NoAnswer> {
-        let addresses = Arc::new(kind.addresses.clone());
-        if kind.uses_proxy && *HAS_PROXY {
-            return proxied(kind, addresses).map(Connections::Proxied).map_err(NoAnswer::from);
+    pub(super) fn new(kind: &ClientKind, names: &NameSource) -> Result<Connections, NoAnswer> {
+        let resolver = JudgingResolver(Arc::new(kind.addresses.clone()), names.clone());
+        if kind.uses_proxy && environment_names_a_proxy() {
+            return proxied(kind, resolver).map(Connections::Proxied).map_err(NoAnswer::from);
         }
         let tls = match &*TLS {
             Ok(tls) => tls.clone(),
             Err(error) => return Err(NoAnswer { is_connect: false, error: error.clone().into() }),
         };
-        let mut http = HttpConnector::new_with_resolver(JudgingResolver(Arc::clone(&addresses)));
+        let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(KEEP_ALIVE));
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        let judged = Judged { inner: http, addresses };
+        let addresses = kind.addresses.clone();
+        let checked = PeerCheck::new(move |address| addresses.allows(address)).layer(http);
         let https = if kind.force_http1 {
-            https.enable_http1().wrap_connector(judged)
+            https.enable_http1().wrap_connector(checked)
         } else {
-            https.enable_all_versions().wrap_connector(judged)
+            https.enable_all_versions().wrap_connector(checked)
         };
         let pool = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
@@ -160,7 +156,7 @@ impl From<reqwest::Error> for NoAnswer {
     }
 }
 
-fn proxied(kind: &ClientKind, addresses: Arc<AddressRules>) -> Result<reqwest::Client, reqwest::Error> {
+fn proxied(kind: &ClientKind, resolver: JudgingResolver) -> Result<reqwest::Client, reqwest::Error> {
     let builder = reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .referer(false)
@@ -170,18 +166,18 @@ fn proxied(kind: &ClientKind, addresses: Arc<AddressRules>) -> Result<reqwest::C
         .tcp_keepalive(KEEP_ALIVE)
         .tcp_nodelay(true)
         .no_gzip()
-        .dns_resolver(JudgingResolver(addresses));
+        .dns_resolver(resolver);
     if kind.force_http1 { builder.http1_only() } else { builder }.build()
 }
 
 /// Resolves once and hands out only addresses that were judged.
 #[derive(Clone)]
-struct JudgingResolver(Arc<AddressRules>);
+struct JudgingResolver(Arc<AddressRules>, NameSource);
 
 impl JudgingResolver {
-    async fn addresses(rules: Arc<AddressRules>, name: String) -> Result<std::vec::IntoIter<SocketAddr>, BoxError> {
-        let addresses = resolve::resolve(&name).await?;
-        if !rules.allow_all(&addresses) {
+    async fn addresses(self, name: String) -> Result<std::vec::IntoIter<SocketAddr>, BoxError> {
+        let addresses = self.1.resolve(&name).await?;
+        if !self.0.allow_all(&addresses) {
             return Err(Box::new(AddressRefused));
         }
         // The connector knows the port.
@@ -200,42 +196,14 @@ impl Service<Name> for JudgingResolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(JudgingResolver::addresses(Arc::clone(&self.0), name.as_str().to_owned()))
+        Box::pin(self.clone().addresses(name.as_str().to_owned()))
     }
 }
 
 impl reqwest::dns::Resolve for JudgingResolver {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let found = JudgingResolver::addresses(Arc::clone(&self.0), name.as_str().to_owned());
+        let found = self.clone().addresses(name.as_str().to_owned());
         Box::pin(async move { Ok(Box::new(found.await?) as reqwest::dns::Addrs) })
-    }
-}
-
-/// Opens plain connections and judges whom they reached once more: the last word is the socket's own.
-#[derive(Clone)]
-struct Judged {
-    inner: HttpConnector<JudgingResolver>,
-    addresses: Arc<AddressRules>,
-}
-
-impl Service<Uri> for Judged {
-    type Response = TokioIo<TcpStream>;
-    type Error = BoxError;
-    type Future = Boxed<Self::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(BoxError::from)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let (connecting, addresses) = (self.inner.call(uri), Arc::clone(&self.addresses));
-        Box::pin(async move {
-            let stream = connecting.await?;
-            if !addresses.allows(stream.inner().peer_addr()?.ip()) {
-                return Err(Box::new(AddressRefused) as BoxError);
-            }
-            Ok(stream)
-        })
     }
 }
 

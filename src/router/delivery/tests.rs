@@ -12,13 +12,13 @@ use super::*;
 use crate::router::wire::{Identity, Wire, read};
 
 /// A server that answers by path; counts connections and remembers what it saw.
-struct Receiver {
-    address: SocketAddr,
-    connections: Arc<AtomicUsize>,
-    seen: Arc<Mutex<Vec<(Method, String, HeaderMap, Bytes)>>>,
+pub(super) struct Receiver {
+    pub(super) address: SocketAddr,
+    pub(super) connections: Arc<AtomicUsize>,
+    pub(super) seen: Arc<Mutex<Vec<(Method, String, HeaderMap, Bytes)>>>,
 }
 
-async fn receiver() -> Receiver {
+pub(super) async fn receiver() -> Receiver {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -61,6 +61,7 @@ async fn respond(path: &str) -> hyper::Response<Full<Bytes>> {
         "/elsewhere" => response.status(307).header("location", "http://localhost.test./ok").body(Full::default()),
         "/nowhere" => response.status(304).body(Full::default()),
         "/round" => response.status(302).header("location", "/round").body(Full::default()),
+        "/away" => response.status(307).header("location", "http://away.test:1/ok").body(Full::default()),
         "/metadata" => response.status(302).header("location", "http://169.254.169.254/").body(Full::default()),
         "/hang" => {
             std::future::pending::<()>().await;
@@ -71,11 +72,11 @@ async fn respond(path: &str) -> hyper::Response<Full<Bytes>> {
     answer.unwrap()
 }
 
-fn nothing(_headers: &HeaderMap) -> Vec<HeaderName> {
+pub(super) fn nothing(_headers: &HeaderMap) -> Vec<HeaderName> {
     Vec::new()
 }
 
-fn rules() -> DeliveryRules {
+pub(super) fn rules() -> DeliveryRules {
     DeliveryRules {
         timeout: Duration::from_secs(5),
         idle_per_host: 4,
@@ -88,7 +89,7 @@ fn rules() -> DeliveryRules {
     }
 }
 
-fn request(method: &str, url: &str) -> WireRequest {
+pub(super) fn request(method: &str, url: &str) -> WireRequest {
     let payload = format!(
         r#"{{"type":"REST","method":"{method}","endpoint":"{url}","headers":{{"authorization":"Bearer x","content-type":"application/json"}},"body":{{"JSON":{{"k":"v"}}}}}}"#
     );

@@ -1,12 +1,19 @@
 //! Storages for finished files (router.md 20).
 //!
-//! In: a destination's configuration and finished local files. Out: objects under given keys, and three
-//! answers: where an object lies, how long it is, what lies below a folder. Errors tell a storage that could
-//! not be reached from one that refused.
+//! In: a destination's type and configuration, finished local files, keys. Out: objects under given keys, local
+//! copies of objects, and the answers where an object lies, how long it is, what lies below a folder. Errors tell a
+//! storage that could not be reached from one that refused.
 
 mod addresses;
+mod assumed_role;
+mod azure;
 mod configured;
+#[cfg(test)]
+pub(crate) mod fake_s3;
+mod gcs;
+mod http;
 mod local;
+mod remote;
 mod s3;
 
 use std::path::{Path, PathBuf};
@@ -14,13 +21,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use addresses::AddressRule;
 pub use local::{LocalStore, refused_directory};
-pub(super) use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
-pub use s3::RemoteStore;
+pub use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
+pub use remote::RemoteStore;
 
 use configured::Configured;
 
-/// Destination types whose files this module can store, or whose absence it can name.
+/// Destination types whose files this module can store.
 pub const OBJECT_STORAGES: [&str; 6] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL"];
 
 /// Why a file could not be stored or asked for.
@@ -42,6 +50,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    fn no_bucket() -> StoreError {
+        StoreError::Misconfigured("no storage bucket configured to uploader".to_owned())
+    }
+
     /// Whether the storage was not reached at all (router.md 7.7).
     pub fn is_unreachable(&self) -> bool {
         matches!(self, StoreError::Unreachable(_))
@@ -55,6 +67,8 @@ pub struct StoreContext {
     pub data_dir: PathBuf,
     /// The destination, which names the default directory of `LOCAL`.
     pub destination_id: String,
+    /// Its workspace, which is the external id of every role that is assumed.
+    pub workspace_id: String,
     /// Longest time of one operation.
     pub timeout: Duration,
     /// Region of buckets whose region cannot be found out.
@@ -68,7 +82,7 @@ pub struct StoreContext {
 pub enum Store {
     /// A directory on this machine.
     Local(LocalStore),
-    /// A bucket that speaks the S3 protocol.
+    /// A bucket or container.
     Remote(RemoteStore),
 }
 
@@ -83,8 +97,10 @@ impl Store {
         match provider {
             "LOCAL" => LocalStore::of_destination(&configured, context).map(Store::Local),
             "S3" | "MINIO" | "DIGITAL_OCEAN_SPACES" => {
-                RemoteStore::open(provider, &configured, context).await.map(Store::Remote)
+                s3::open(provider, &configured, context).await.map(Store::Remote)
             }
+            "GCS" => gcs::open(&configured, context).map(Store::Remote),
+            "AZURE_BLOB" => azure::open(&configured, context).map(Store::Remote),
             other => Err(StoreError::Unsupported(other.to_owned())),
         }
     }
@@ -111,6 +127,31 @@ impl Store {
         match self {
             Store::Local(store) => store.list(folder, at_most).await,
             Store::Remote(store) => store.list(folder, at_most).await,
+        }
+    }
+
+    /// Copies the object into a local file, replacing what was there, and returns its length. The file is not
+    /// flushed; after an error it may hold a part.
+    pub async fn download(&self, key: &str, file: &Path) -> Result<u64, StoreError> {
+        match self {
+            Store::Local(store) => store.download(key, file).await,
+            Store::Remote(store) => store.download(key, file).await,
+        }
+    }
+
+    /// Removes the object; none there is fine.
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        match self {
+            Store::Local(store) => store.delete(key).await,
+            Store::Remote(store) => store.delete(key).await,
+        }
+    }
+
+    /// The URL of the object of the key, whether or not there is one.
+    pub fn location(&self, key: &str) -> Result<String, StoreError> {
+        match self {
+            Store::Local(store) => store.location(key),
+            Store::Remote(store) => store.location(key),
         }
     }
 }
