@@ -27,6 +27,8 @@ pub mod gateway;
 pub mod jobsdb;
 /// The composition root: builds every component from settings, starts, supervises and stops them in order.
 pub mod node;
+/// Object storages, the local directory among them, behind one plain interface: put, get, list, delete.
+pub mod object_storage;
 /// Events of the `gw` queue become jobs for their destinations; one file per pipeline stage.
 pub mod processor;
 /// Jobs of the `rt` queue become requests to destination APIs, in order per user.

@@ -13,6 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["gateway", "processor", "router", "batch_router", "warehouse"],
     &["transform"],
     &["transformer"],
+    &["object_storage"],
     &["destination", "stream"],
     &["backend_config"],
     &["jobsdb"],

@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 
-use super::stores::sync_directory;
+use crate::object_storage::sync_directory;
 
 /// Beyond this level gzip costs much time and saves next to nothing on events.
 const LEVEL: u32 = 6;

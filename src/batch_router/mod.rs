@@ -8,7 +8,7 @@
 //! destination ([`breaker`]); nothing that waits is in memory.
 //!
 //! One worker serves one destination. The way of a batch: [`cut`] says when and how jobs become files,
-//! [`object_key`] where they go, [`stores`] take them, [`result`] turns the answer into the states of the
+//! [`object_key`] where they go, [`crate::object_storage`] takes them, [`result`] turns the answer into the states of the
 //! jobs. Types that need more than files (warehouses, bulk APIs) are left alone here.
 
 mod archive;
@@ -19,15 +19,12 @@ pub mod cut;
 mod dead_letter;
 mod drain;
 mod events;
-#[cfg(test)]
-mod fake_s3;
 pub mod manifest;
 pub mod object_key;
 mod orders;
 mod pickup;
 mod recovery;
 pub mod result;
-pub mod stores;
 mod upload;
 mod worker;
 
@@ -48,13 +45,13 @@ use tokio_util::sync::CancellationToken;
 use crate::backend_config::Snapshots;
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError, JournalRecord, Queue};
+use crate::object_storage::{OBJECT_STORAGES, create_directories, remove_if_there};
 use crate::settings::Live;
 
 pub use board::{ArchiveFigures, Board, BreakerState, DestinationFigures};
 
 use manifest::Manifest;
 use recovery::Recovery;
-use stores::{OBJECT_STORAGES, create_directories, remove_if_there};
 use worker::Worker;
 
 /// Folder of files on their way to a storage, below the data directory.

@@ -14,8 +14,8 @@ use super::Shared;
 use super::drain::run_of;
 use super::events;
 use super::manifest::{Decision, Manifest, ObjectState, decide};
-use super::stores::Store;
 use super::upload::{HeldLeases, commit_surely, upload_and_verify};
+use crate::object_storage::Store;
 
 /// Jobs of an arrived file that no fetch has shown for this long are gone (aged out by the store).
 const GONE_AFTER: Duration = Duration::from_secs(60);

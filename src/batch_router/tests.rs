@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use crate::backend_config::{BackendConfig, Destination, DestinationDefinition, Snapshot, Source, Workspace};
 use crate::jobsdb::{Durability, JournalRecord, Limits, Namespace, NewJob, Select, Tx};
+use crate::object_storage::fake_s3::{FakeS3, Mood};
 use crate::settings::{BatchRouterSettings as Keys, Settings};
 use crate::storage::Storage;
 
-use super::fake_s3::{FakeS3, Mood};
 use super::manifest::{Manifest, ranges};
 use super::*;
 
@@ -187,7 +187,7 @@ fn unzipped(bytes: &[u8]) -> String {
 /// Every file below the folder: path below it, and unpacked content.
 fn files_below(folder: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    stores::walk(folder, &mut |path| {
+    crate::object_storage::walk(folder, &mut |path| {
         let name = path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
         found.insert(name, unzipped(&std::fs::read(path).unwrap()));
         true

@@ -22,7 +22,7 @@ use super::dead_letter::{Failure, LetterParts};
 use super::drain::Picked;
 use super::events::{self, FileFigures, StateCounts};
 use super::result::{Previous, Resolved, RetryLimit, Verdict, resolve};
-use super::stores::{Store, StoreError, remove_if_there};
+use crate::object_storage::{Store, StoreError, remove_if_there};
 
 /// Wait before a commit that the store had no room for is tried again.
 const COMMIT_PAUSE: Duration = Duration::from_secs(1);

@@ -30,8 +30,8 @@ use super::object_key::{
 use super::orders;
 use super::recovery::Recovery;
 use super::result::{RetryLimit, Verdict};
-use super::stores::{Store, StoreContext, StoreError, key_prefix, one_component};
 use super::upload::{BatchFile, FileEnd, HeldLeases, Limits, Outline, deliver, settle_unwritten, write_jobs};
+use crate::object_storage::{Store, StoreContext, StoreError, key_prefix, one_component};
 
 /// Uploads that run when the node stops get this long.
 const STOP_PATIENCE: Duration = Duration::from_secs(6);
@@ -515,6 +515,7 @@ impl Worker {
         let context = StoreContext {
             data_dir: self.shared.data_dir.clone(),
             destination_id: self.destination_id.clone(),
+            workspace_id: destination.workspace_id.clone(),
             timeout: moment.of_type.storage_timeout,
             region_hint: moment.settings.batch_router.s3_region_hint.clone(),
             block_private_ips: moment.settings.batch_router.block_private_ips,

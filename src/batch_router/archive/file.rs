@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::super::batch_file::LineFile;
 use super::super::object_key::joined;
-use super::super::stores::one_component;
 use crate::jobsdb::Job;
+use crate::object_storage::one_component;
 
 /// A file in the making.
 pub(super) struct ArchiveFile {

@@ -21,9 +21,9 @@ use uuid::Uuid;
 use crate::jobsdb::{Durability, JobsDbError, Limits, Outcome, Queue, Select, Status, Tx};
 use crate::settings::ArchivalSettings;
 
-use super::stores::{Store, StoreContext, create_directories, one_component, remove_if_there};
 use super::upload::{HeldLeases, commit_surely};
 use super::{BatchRouterError, Shared, events, wait_for};
+use crate::object_storage::{Store, StoreContext, create_directories, one_component, remove_if_there};
 
 use file::{ArchiveFile, Finished};
 use storage::Choice;
@@ -340,6 +340,7 @@ impl SourceWorker {
         let context = StoreContext {
             data_dir: self.shared.data_dir.clone(),
             destination_id: String::new(),
+            workspace_id: workspace_id.to_owned(),
             timeout: of_type.storage_timeout,
             region_hint: settings.batch_router.s3_region_hint.clone(),
             block_private_ips: settings.batch_router.block_private_ips,
@@ -394,7 +395,7 @@ fn joined<T>(result: Result<std::io::Result<T>, tokio::task::JoinError>) -> std:
 pub(super) fn empty_work_folder(data_dir: &std::path::Path) -> std::io::Result<()> {
     let folder = data_dir.join(WORK_FOLDER);
     let mut files = Vec::new();
-    super::stores::walk(&folder, &mut |path| {
+    crate::object_storage::walk(&folder, &mut |path| {
         files.push(path.to_owned());
         true
     })?;

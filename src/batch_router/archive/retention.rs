@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::stores::{remove_if_there, walk};
 use super::super::{Shared, events};
 use super::file::last_event_s;
+use crate::object_storage::{remove_if_there, walk};
 use crate::settings::ArchivalSettings;
 
 /// What was removed.

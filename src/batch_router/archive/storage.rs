@@ -8,7 +8,7 @@ use crate::backend_config::Workspace;
 use crate::settings::ArchivalSettings;
 
 use super::super::object_key::joined;
-use super::super::stores::key_prefix;
+use crate::object_storage::key_prefix;
 
 /// Where archive files go.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 /// What the server does with the next puts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(crate) enum Mood {
     /// Takes them.
     #[default]
     Kind,
@@ -25,26 +25,26 @@ pub(super) enum Mood {
 }
 
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) buckets: BTreeSet<String>,
+pub(crate) struct State {
+    pub(crate) buckets: BTreeSet<String>,
     /// `bucket/key` to content.
-    pub(super) objects: BTreeMap<String, Vec<u8>>,
+    pub(crate) objects: BTreeMap<String, Vec<u8>>,
     parts: BTreeMap<u32, Vec<u8>>,
-    pub(super) mood: Mood,
+    pub(crate) mood: Mood,
     /// Objects put, as often as they were.
-    pub(super) puts: usize,
+    pub(crate) puts: usize,
     /// Headers of the last put.
-    pub(super) last_encryption: Option<String>,
+    pub(crate) last_encryption: Option<String>,
 }
 
-pub(super) struct FakeS3 {
-    pub(super) state: Arc<Mutex<State>>,
-    pub(super) host: String,
+pub(crate) struct FakeS3 {
+    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) host: String,
 }
 
 impl FakeS3 {
     /// Starts a server; it ends with the test's runtime.
-    pub(super) async fn start(buckets: &[&str]) -> FakeS3 {
+    pub(crate) async fn start(buckets: &[&str]) -> FakeS3 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Mutex::new(State::default()));
@@ -97,6 +97,18 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
             Some(object) => {
                 let builder = Response::builder().header("content-length", object.len()).header("etag", "\"e\"");
                 builder.header("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT").body(Full::default()).unwrap()
+            }
+            None => reply(404, ""),
+        },
+        (&Method::DELETE, _) => {
+            state.objects.remove(path);
+            reply(204, "")
+        }
+        (&Method::GET, _) if !key.is_empty() => match state.objects.get(path) {
+            Some(object) => {
+                let builder = Response::builder().header("etag", "\"e\"");
+                let builder = builder.header("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT");
+                builder.body(Full::new(Bytes::from(object.clone()))).unwrap()
             }
             None => reply(404, ""),
         },

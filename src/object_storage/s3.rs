@@ -10,7 +10,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, resolve_bu
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::addresses::AddressRule;
 use super::configured::Configured;
@@ -112,6 +112,10 @@ impl RemoteStore {
         Ok(format!("{}/{path}", self.base))
     }
 
+    pub(super) fn location(&self, key: &str) -> Result<String, StoreError> {
+        Ok(format!("{}/{}", self.base, path_of(key)?))
+    }
+
     pub(super) async fn length(&self, key: &str) -> Result<Option<u64>, StoreError> {
         match self.client.head(&path_of(key)?).await {
             Ok(meta) => Ok(Some(meta.size)),
@@ -128,6 +132,32 @@ impl RemoteStore {
             keys.push(object.map_err(|error| refusal(&error))?.location.to_string());
         }
         Ok(keys)
+    }
+
+    pub(super) async fn download(&self, key: &str, file: &FilePath) -> Result<u64, StoreError> {
+        let mut pieces = match self.client.get(&path_of(key)?).await {
+            Ok(object) => object.into_stream(),
+            Err(error) => return Err(refusal(&error)),
+        };
+        let cannot_write = |error: std::io::Error| {
+            StoreError::Refused(format!("cannot write {}: {error}; check the free space", file.display()))
+        };
+        let mut target = tokio::fs::File::create(file).await.map_err(cannot_write)?;
+        let mut length = 0;
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| refusal(&error))?;
+            target.write_all(&piece).await.map_err(cannot_write)?;
+            length += u64::try_from(piece.len()).unwrap_or(0);
+        }
+        target.flush().await.map_err(cannot_write)?;
+        Ok(length)
+    }
+
+    pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        match self.client.delete(&path_of(key)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(refusal(&error)),
+        }
     }
 
     async fn put(&self, path: &Path, file: &FilePath) -> Result<(), Failed> {
@@ -299,12 +329,13 @@ mod tests {
 
     use super::super::Store;
     use super::*;
-    use crate::batch_router::fake_s3::{FakeS3, Mood};
+    use crate::object_storage::fake_s3::{FakeS3, Mood};
 
     async fn open(provider: &str, config: Value) -> Result<Store, StoreError> {
         let context = StoreContext {
             data_dir: "/nowhere".into(),
             destination_id: "d".to_owned(),
+            workspace_id: "w".to_owned(),
             timeout: Duration::from_secs(10),
             region_hint: "us-east-1".to_owned(),
             block_private_ips: false,
@@ -340,13 +371,21 @@ mod tests {
             let key = format!("p/rudder-logs/s1/01-02-2024/{length}.s1.u.json.gz");
             let location = store.upload(&key, &path).await.unwrap();
             assert_eq!(location, format!("http://{host}/{bucket}/{key}"));
-            assert_eq!(store.length(&key).await, Ok(Some(u64::try_from(length).unwrap())), "{length}");
+            let whole = u64::try_from(length).unwrap();
+            assert_eq!(store.length(&key).await, Ok(Some(whole)), "{length}");
+            assert_eq!(store.location(&key).unwrap(), location);
+            let copy = dir.path().join("copy");
+            assert_eq!(store.download(&key, &copy).await, Ok(whole));
+            assert!(tokio::fs::read(&copy).await.unwrap() == vec![b'x'; length], "{length}");
         }
         assert_eq!(store.length("p/nothing").await, Ok(None));
         let keys = store.list("p/rudder-logs/s1", 3).await.unwrap();
         assert_eq!(keys.len(), 3);
         assert!(keys[0].starts_with("p/rudder-logs/s1/01-02-2024/"), "{keys:?}");
         assert_eq!(store.list("p/rudder-logs/s2", 3).await, Ok(Vec::new()));
+        assert_eq!(store.delete(&keys[0]).await, Ok(()));
+        assert_eq!(store.delete(&keys[0]).await, Ok(()));
+        assert_eq!(store.length(&keys[0]).await, Ok(None));
     }
 
     #[tokio::test]

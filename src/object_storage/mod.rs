@@ -1,11 +1,13 @@
 //! Storages for finished files (router.md 20).
 //!
-//! In: a destination's configuration and finished local files. Out: objects under given keys, and three
-//! answers: where an object lies, how long it is, what lies below a folder. Errors tell a storage that could
-//! not be reached from one that refused.
+//! In: a destination's type and configuration, finished local files, keys. Out: objects under given keys, local
+//! copies of objects, and the answers where an object lies, how long it is, what lies below a folder. Errors tell a
+//! storage that could not be reached from one that refused.
 
 mod addresses;
 mod configured;
+#[cfg(test)]
+pub(crate) mod fake_s3;
 mod local;
 mod s3;
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub use local::{LocalStore, refused_directory};
-pub(super) use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
+pub use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
 pub use s3::RemoteStore;
 
 use configured::Configured;
@@ -55,6 +57,8 @@ pub struct StoreContext {
     pub data_dir: PathBuf,
     /// The destination, which names the default directory of `LOCAL`.
     pub destination_id: String,
+    /// Its workspace, which is the external id of every role that is assumed.
+    pub workspace_id: String,
     /// Longest time of one operation.
     pub timeout: Duration,
     /// Region of buckets whose region cannot be found out.
@@ -111,6 +115,31 @@ impl Store {
         match self {
             Store::Local(store) => store.list(folder, at_most).await,
             Store::Remote(store) => store.list(folder, at_most).await,
+        }
+    }
+
+    /// Copies the object into a local file, replacing what was there, and returns its length. The file is not
+    /// flushed; after an error it may hold a part.
+    pub async fn download(&self, key: &str, file: &Path) -> Result<u64, StoreError> {
+        match self {
+            Store::Local(store) => store.download(key, file).await,
+            Store::Remote(store) => store.download(key, file).await,
+        }
+    }
+
+    /// Removes the object; none there is fine.
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        match self {
+            Store::Local(store) => store.delete(key).await,
+            Store::Remote(store) => store.delete(key).await,
+        }
+    }
+
+    /// The URL of the object of the key, whether or not there is one.
+    pub fn location(&self, key: &str) -> Result<String, StoreError> {
+        match self {
+            Store::Local(store) => store.location(key),
+            Store::Remote(store) => store.location(key),
         }
     }
 }

@@ -45,6 +45,11 @@ impl LocalStore {
         LocalStore::new(&root, &context.data_dir)
     }
 
+    /// A store in a directory that the node chose itself, which may lie among its own.
+    pub fn of_node(root: &Path) -> LocalStore {
+        LocalStore { root: root.to_owned() }
+    }
+
     /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
@@ -85,6 +90,29 @@ impl LocalStore {
             }
         })
         .await
+    }
+
+    pub(super) async fn download(&self, key: &str, file: &Path) -> Result<u64, StoreError> {
+        let (source, file) = (self.path_of(key)?, file.to_owned());
+        blocking(move || {
+            fs::copy(&source, &file).map_err(|error| {
+                StoreError::Refused(format!("cannot copy {} to {}: {error}", source.display(), file.display()))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let target = self.path_of(key)?;
+        blocking(move || {
+            remove_if_there(&target)
+                .map_err(|error| StoreError::Refused(format!("cannot remove {}: {error}", target.display())))
+        })
+        .await
+    }
+
+    pub(super) fn location(&self, key: &str) -> Result<String, StoreError> {
+        Ok(location(&self.path_of(key)?))
     }
 
     /// The file of a key. Keys are clean paths; anything else would leave the directory and is refused.
@@ -145,14 +173,14 @@ fn resolved(path: &Path) -> PathBuf {
 }
 
 /// The text as one part of a path.
-pub(in crate::batch_router) fn one_component(text: &str) -> String {
+pub fn one_component(text: &str) -> String {
     let clean: String =
         text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
     if clean.trim_matches('.').is_empty() { format!("_{clean}") } else { clean }
 }
 
 /// Creates the directory and those above it, each on disk before the next.
-pub(in crate::batch_router) fn create_directories(path: &Path) -> io::Result<()> {
+pub fn create_directories(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -167,7 +195,7 @@ pub(in crate::batch_router) fn create_directories(path: &Path) -> io::Result<()>
 }
 
 /// Makes the directory's entries durable.
-pub(in crate::batch_router) fn sync_directory(path: &Path) -> io::Result<()> {
+pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -197,7 +225,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Removes the file; none there is fine.
-pub(in crate::batch_router) fn remove_if_there(path: &Path) -> io::Result<()> {
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -206,7 +234,7 @@ pub(in crate::batch_router) fn remove_if_there(path: &Path) -> io::Result<()> {
 
 /// Visits finished files below the folder, folders and files in order of name, until the visitor has enough.
 /// A folder that does not exist holds nothing.
-pub(in crate::batch_router) fn walk(folder: &Path, visit: &mut dyn FnMut(&Path) -> bool) -> io::Result<bool> {
+pub fn walk(folder: &Path, visit: &mut dyn FnMut(&Path) -> bool) -> io::Result<bool> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -291,6 +319,13 @@ mod tests {
         store.upload("/a/b/c.gz", &file).await.unwrap();
         assert_eq!(store.length("a/b/c.gz").await, Ok(Some(5)));
         assert_eq!(store.list("a", 5).await, Ok(vec!["a/b/c.gz".to_owned()]));
+        assert_eq!(store.location("a/b/c.gz").unwrap(), location);
+        let copy = dir.path().join("copy");
+        assert_eq!(store.download("a/b/c.gz", &copy).await, Ok(5));
+        assert_eq!(fs::read(&copy).unwrap(), b"again");
+        assert_eq!(store.delete("a/b/c.gz").await, Ok(()));
+        assert_eq!(store.delete("a/b/c.gz").await, Ok(()));
+        assert_eq!(store.length("a/b/c.gz").await, Ok(None));
         assert!(store.upload("../out2/x", &file).await.is_err());
     }
 
