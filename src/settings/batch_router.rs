@@ -13,7 +13,7 @@ pub(super) const KEYS: &[Key] = &[
         "BatchRouter.uploadFreq",
         Kind::Duration(Unit::Second),
         "30s",
-        "Time between two cuts (LOCAL: 10s unless set).",
+        "Time between two cuts (LOCAL and embedded warehouses: 10s unless set).",
     )
     .also(&["BatchRouter.uploadFreqInS", "BatchRouter.<TYPE>.uploadFreq", "BatchRouter.<TYPE>.uploadFreqInS"])
     .hot(),
@@ -402,11 +402,14 @@ impl BatchRouterSettings {
     }
 }
 
+/// Types whose files stay on the node's own disk.
+const ON_OWN_DISK: [&str; 6] = ["LOCAL", "LOCAL_DATALAKE", "DUCKDB", "SQLITE", "DELTA_LOCAL", "ICEBERG_LOCAL"];
+
 impl BatchRouterTypeSettings {
     /// `r` looks at the type's own keys first, `storage` at those of its storage provider.
     fn read(r: &Reader<'_>, storage: &Reader<'_>, destination_type: &str) -> BatchRouterTypeSettings {
         // Files on the node's own disk cost nothing to cut and are what a newcomer looks at first.
-        let upload_freq = if destination_type == "LOCAL" && !r.is_set("BatchRouter.uploadFreq") {
+        let upload_freq = if ON_OWN_DISK.contains(&destination_type) && !r.is_set("BatchRouter.uploadFreq") {
             Duration::from_secs(10)
         } else {
             r.duration("BatchRouter.uploadFreq")
@@ -488,6 +491,7 @@ mod tests {
     fn local_files_are_cut_every_ten_seconds_unless_told_otherwise() {
         let plain = settings(&[]);
         assert_eq!(plain.batch_router.of_type("LOCAL").upload_freq, Duration::from_secs(10));
+        assert_eq!(plain.batch_router.of_type("LOCAL_DATALAKE").upload_freq, Duration::from_secs(10));
         assert_eq!(plain.batch_router.of_type("S3").upload_freq, Duration::from_secs(30));
         let chosen = settings(&[("BatchRouter.LOCAL.uploadFreqInS", "2"), ("BatchRouter.uploadFreq", "7s")]);
         assert_eq!(chosen.batch_router.of_type("LOCAL").upload_freq, Duration::from_secs(2));

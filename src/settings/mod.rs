@@ -32,6 +32,7 @@ mod runs;
 mod storage;
 mod transform;
 mod transformer;
+mod warehouse_rows;
 mod webhook;
 
 use std::path::PathBuf;
@@ -59,6 +60,7 @@ pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
 pub use transformer::{AskedRepeats, CallRules, TransformerSettings};
+pub use warehouse_rows::WarehouseRowSettings;
 pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
@@ -98,6 +100,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// Logs.
     pub log: LogSettings,
+    /// From events to staging files of warehouses.
+    pub warehouse_rows: WarehouseRowSettings,
 }
 
 impl Settings {
@@ -128,6 +132,7 @@ impl Settings {
             runs: RunSettings::read(&reader),
             storage,
             log: log::read(&reader),
+            warehouse_rows: WarehouseRowSettings::read(&reader),
         };
         let mut errors = reader.into_errors();
         settings.contradictions(&mut errors);
