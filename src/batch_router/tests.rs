@@ -16,6 +16,8 @@ use crate::storage::Storage;
 use super::manifest::{Manifest, ranges};
 use super::*;
 
+mod staging;
+
 /// Longest time that a condition may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -332,7 +334,7 @@ async fn disabled_destinations_and_unknown_storages_leave_dead_letters() {
     let kit = Kit::new(workspace(&[Arc::new(off), destination("gcs", "GCS", json!({}))], Map::new()), &[]);
     kit.store(Queue::BatchRt, ("off", "LOCAL"), &[("s1", event(1))]).await;
     kit.store(Queue::BatchRt, ("gcs", "GCS"), &[("s1", event(2))]).await;
-    kit.store(Queue::BatchRt, ("lake", "POSTGRES"), &[("s1", event(3))]).await;
+    kit.store(Queue::BatchRt, ("stream", "BQSTREAM_ALL_EVENTS"), &[("s1", event(3))]).await;
     let running = kit.start();
     until("both are given up", || kit.pending(Queue::ProcError) == 2).await;
     running.stop().await;

@@ -116,6 +116,18 @@ pub(super) const KEYS: &[Key] = &[
         "An upload whose fate a storage never told is tried again after this time.",
     )
     .hot(),
+    Key::new(
+        "BatchRouter.warehouseServiceMaxRetryTime",
+        Kind::Duration(Unit::Hour),
+        "3h",
+        "Rows whose staging file cannot be recorded are given up after this time.",
+    )
+    .also(&[
+        "BatchRouter.warehouseServiceMaxRetryTimeInHr",
+        "BatchRouter.<TYPE>.warehouseServiceMaxRetryTime",
+        "BatchRouter.<TYPE>.warehouseServiceMaxRetryTimeInHr",
+    ])
+    .hot(),
     Key::new("BatchRouter.blockPrivateIPs", Kind::Bool, "false", "Refuse object stores at private addresses.").hot(),
     Key::new("BatchRouter.jobRetention", Kind::Duration(Unit::Hour), "720h", "Jobs older than this are given up.")
         .also(&["Router.jobRetention", "Router.<destinationID>.jobRetention"])
@@ -252,6 +264,8 @@ pub struct BatchRouterTypeSettings {
     pub storage_timeout: Duration,
     /// Text directly before the date in object keys.
     pub custom_date_prefix: String,
+    /// Rows whose staging file cannot be recorded are given up after this time.
+    pub record_retry_time: Duration,
 }
 
 /// Settings of the gateway archive.
@@ -379,6 +393,7 @@ impl BatchRouterSettings {
     pub(crate) const RETRY_WINDOW: &str = "BatchRouter.retryTimeWindow";
     pub(crate) const PAYLOAD_LIMIT: &str = "BatchRouter.PayloadLimit";
     pub(crate) const STORAGE_TIMEOUT: &str = "FileManager.timeout";
+    pub(crate) const RECORD_RETRY_TIME: &str = "BatchRouter.warehouseServiceMaxRetryTime";
     pub(crate) const MAX_TX_BYTES: &str = "Storage.maxTxBytes";
 
     pub(crate) fn quick_node(more: &[(&str, &str)]) -> super::Settings {
@@ -440,6 +455,7 @@ impl BatchRouterTypeSettings {
             breaker_open,
             storage_timeout: storage_timeout.max(Duration::from_secs(1)),
             custom_date_prefix: r.text("BatchRouter.customDatePrefix"),
+            record_retry_time: r.duration("BatchRouter.warehouseServiceMaxRetryTime"),
         }
     }
 }
