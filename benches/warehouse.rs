@@ -82,24 +82,27 @@ fn stage(criterion: &mut Criterion) {
     for (name, corpus) in [("track_1k", Corpus::Track1k), ("mix", Corpus::Mix)] {
         let events = events(corpus);
         let mut run = |is_recorded: bool| {
-            group.bench_function(format!("{name}/{}", if is_recorded { "stage" } else { "flatten_and_gzip" }), |bencher| {
-                bencher.iter(|| {
-                    let mut file = GzEncoder::new(Vec::new(), Compression::new(6));
-                    let mut record = StagingRecord::new(StagingFile::new("s", "d", "k"));
-                    for event in &events[..BLOCK] {
-                        let message = Message::parse(event).unwrap();
-                        for row in plan.rows(&message, &envelope, &settings).unwrap() {
-                            let row = row.to_json();
-                            if is_recorded {
-                                record.add(row.len(), &RowNotes::read(&row));
+            group.bench_function(
+                format!("{name}/{}", if is_recorded { "stage" } else { "flatten_and_gzip" }),
+                |bencher| {
+                    bencher.iter(|| {
+                        let mut file = GzEncoder::new(Vec::new(), Compression::new(6));
+                        let mut record = StagingRecord::new(StagingFile::new("s", "d", "k"));
+                        for event in &events[..BLOCK] {
+                            let message = Message::parse(event).unwrap();
+                            for row in plan.rows(&message, &envelope, &settings).unwrap() {
+                                let row = row.to_json();
+                                if is_recorded {
+                                    record.add(row.len(), &RowNotes::read(&row));
+                                }
+                                file.write_all(&row).unwrap();
+                                file.write_all(b"\n").unwrap();
                             }
-                            file.write_all(&row).unwrap();
-                            file.write_all(b"\n").unwrap();
                         }
-                    }
-                    (file.finish().unwrap().len(), record.finish().total_bytes)
-                });
-            });
+                        (file.finish().unwrap().len(), record.finish().total_bytes)
+                    });
+                },
+            );
         };
         run(true);
         run(false);

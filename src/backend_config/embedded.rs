@@ -100,9 +100,15 @@ mod tests {
         assert_eq!((destination.definition.name.as_str(), destination.name.as_str()), ("LOCAL", "Local files"));
         assert!(destination.enabled && destination.is_processor_enabled);
         let warehouse = &source.destinations[1];
-        assert_eq!((warehouse.definition.name.as_str(), warehouse.name.as_str()), ("LOCAL_DATALAKE", "Local warehouse"));
+        assert_eq!(
+            (warehouse.definition.name.as_str(), warehouse.name.as_str()),
+            ("LOCAL_DATALAKE", "Local warehouse")
+        );
         assert!(warehouse.enabled && warehouse.is_processor_enabled);
-        assert_eq!((&warehouse.config["namespace"], &warehouse.config["syncFrequency"]), (&json!("my_app"), &json!("0")));
+        assert_eq!(
+            (&warehouse.config["namespace"], &warehouse.config["syncFrequency"]),
+            (&json!("my_app"), &json!("0"))
+        );
         assert!(decoded.unknown.is_empty());
     }
 
