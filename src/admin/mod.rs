@@ -20,6 +20,7 @@ mod pause;
 mod routes;
 mod send;
 mod server;
+mod staging;
 mod status;
 mod token;
 mod vitals;

@@ -16,6 +16,8 @@ use crate::storage::Storage;
 use super::manifest::{Manifest, ranges};
 use super::*;
 
+mod staging;
+
 /// Longest time that a condition may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -331,7 +333,7 @@ async fn disabled_destinations_leave_dead_letters_and_unknown_types_wait() {
     off.enabled = false;
     let kit = Kit::new(workspace(&[Arc::new(off)], Map::new()), &[]);
     kit.store(Queue::BatchRt, ("off", "LOCAL"), &[("s1", event(1))]).await;
-    kit.store(Queue::BatchRt, ("lake", "POSTGRES"), &[("s1", event(3))]).await;
+    kit.store(Queue::BatchRt, ("stream", "BQSTREAM_ALL_EVENTS"), &[("s1", event(3))]).await;
     let running = kit.start();
     until("it is given up", || kit.pending(Queue::ProcError) == 1).await;
     running.stop().await;

@@ -27,6 +27,6 @@ pub mod warehouse;
 mod webhook;
 
 pub use message::{Message, Unreadable, may_hold_key, push_json_string};
-pub use plan::{Output, Plan, is_batch, is_mapped, is_native, without_filtered_config};
+pub use plan::{Output, Plan, is_batch, is_mapped, is_native, is_warehouse, without_filtered_config};
 pub use refusal::{Kind, Refusal};
 pub use routed::{Routed, is_transformed_by_router};

@@ -11,6 +11,7 @@ use super::kafka::Kafka;
 use super::message::{Message, Unreadable};
 use super::redis::Redis;
 use super::refusal::Refusal;
+use super::warehouse::Dialect;
 use super::webhook::Webhook;
 use crate::backend_config::Destination;
 
@@ -97,12 +98,17 @@ const WITHOUT_CLIENT: [&str; 1] = ["KAFKA"];
 
 /// Whether the node transforms this type itself.
 pub fn is_mapped(type_name: &str) -> bool {
-    MAPPED.contains(&type_name) || IDENTITY.contains(&type_name)
+    MAPPED.contains(&type_name) || IDENTITY.contains(&type_name) || is_warehouse(type_name)
 }
 
 /// Whether the node transforms this type itself and delivers to it.
 pub fn is_native(type_name: &str) -> bool {
     is_mapped(type_name) && !WITHOUT_CLIENT.contains(&type_name)
+}
+
+/// Whether events for this type become rows (see [`warehouse`](super::warehouse)) that are loaded from staging files.
+pub fn is_warehouse(type_name: &str) -> bool {
+    Dialect::of_type(type_name).is_some_and(|dialect| !dialect.is_streamed())
 }
 
 /// Whether jobs of this type go to the batch router instead of the router.
@@ -286,6 +292,15 @@ mod tests {
             assert!(is_native(type_name) && is_batch(type_name));
             assert_eq!(outputs(&destination(type_name, json!({})), r#"{"a":1}"#), Ok(vec![json!({ "a": 1 })]));
         }
+    }
+
+    #[test]
+    fn warehouses_that_load_files_are_native() {
+        for type_name in ["RS", "SNOWFLAKE", "POSTGRES", "S3_DATALAKE", "LOCAL_DATALAKE", "SQLITE"] {
+            assert!(is_native(type_name) && is_batch(type_name) && is_warehouse(type_name), "{type_name}");
+        }
+        // These are streamed to, and this build has no client for that.
+        assert!(!is_warehouse("SNOWPIPE_STREAMING") && !is_native("BQSTREAM_ALL_EVENTS") && !is_warehouse("S3"));
     }
 
     #[test]

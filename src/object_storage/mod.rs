@@ -26,7 +26,11 @@ pub use local::{LocalStore, refused_directory};
 pub use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
 pub use remote::RemoteStore;
 
+use crate::destination::warehouse::FileStorage;
 use configured::Configured;
+
+/// Where files of warehouses without a bucket lie, below the data directory.
+pub const WAREHOUSE_FOLDER: &str = "warehouse/objects";
 
 /// Destination types whose files this module can store.
 pub const OBJECT_STORAGES: [&str; 6] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL"];
@@ -102,6 +106,21 @@ impl Store {
             "GCS" => gcs::open(&configured, context).map(Store::Remote),
             "AZURE_BLOB" => azure::open(&configured, context).map(Store::Remote),
             other => Err(StoreError::Unsupported(other.to_owned())),
+        }
+    }
+
+    /// Opens the storage of staging and load files of a warehouse (warehouse.md 18.4). Also says whether it is the
+    /// node's own, for want of a bucket.
+    pub async fn of_warehouse(
+        destination_type: &str,
+        config: &Map<String, Value>,
+        context: &StoreContext,
+    ) -> Result<(Store, bool), StoreError> {
+        match FileStorage::of_warehouse(destination_type, config).map_err(StoreError::Unsupported)? {
+            FileStorage::Local => {
+                Ok((Store::Local(LocalStore::of_node(&context.data_dir.join(WAREHOUSE_FOLDER))), true))
+            }
+            FileStorage::Provider(provider) => Ok((Store::open(provider, config, context).await?, false)),
         }
     }
 

@@ -33,6 +33,7 @@ mod runs;
 mod storage;
 mod transform;
 mod transformer;
+mod warehouse_rows;
 mod webhook;
 
 use std::path::PathBuf;
@@ -61,6 +62,7 @@ pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
 pub use transformer::{AskedRepeats, CallRules, TransformerSettings};
+pub use warehouse_rows::WarehouseRowSettings;
 pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
@@ -102,6 +104,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Alerts.
     pub alert: AlertSettings,
+    /// From events to staging files of warehouses.
+    pub warehouse_rows: WarehouseRowSettings,
 }
 
 impl Settings {
@@ -133,6 +137,7 @@ impl Settings {
             storage,
             log: log::read(&reader),
             alert: AlertSettings::read(&reader),
+            warehouse_rows: WarehouseRowSettings::read(&reader),
         };
         let mut errors = reader.into_errors();
         settings.contradictions(&mut errors);
