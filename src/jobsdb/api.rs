@@ -59,6 +59,24 @@ pub enum Namespace {
     EventSchemas = 0x07,
     /// Deletion tasks.
     Deletions = 0x08,
+    /// Staging files: [`StagingFile`](super::StagingFile) as JSON, by id. Written by `batch_router`, read by `warehouse`.
+    WarehouseStaging = 0x10,
+    /// Uploads of the warehouse.
+    WarehouseUploads = 0x11,
+    /// Tables of those uploads.
+    WarehouseTableUploads = 0x12,
+    /// Load files.
+    WarehouseLoadFiles = 0x13,
+    /// Schemas that the warehouses hold.
+    WarehouseSchemas = 0x14,
+    /// Source jobs (deletion by job run).
+    WarehouseJobs = 0x15,
+    /// Merge rules of users.
+    WarehouseIdentityRules = 0x16,
+    /// What those rules make of identifiers.
+    WarehouseIdentityMappings = 0x17,
+    /// Secondary keys of the records above.
+    WarehouseIndex = 0x18,
     /// Values that could not be read.
     Quarantine = 0xf0,
 }
@@ -330,6 +348,8 @@ pub struct Tx {
     pub(super) journal: Vec<(Queue, u64, Option<JournalRecord>)>,
     pub(super) dedup: Vec<(u128, i64)>,
     pub(super) runs: Vec<RunChange>,
+    /// The greatest id of the staging files that it stores.
+    pub(super) staged: Option<u64>,
 }
 
 impl Tx {
@@ -344,6 +364,7 @@ impl Tx {
             journal: Vec::new(),
             dedup: Vec::new(),
             runs: Vec::new(),
+            staged: None,
         }
     }
 

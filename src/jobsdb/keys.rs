@@ -9,6 +9,7 @@ pub(super) const DATASET: u8 = 0x03;
 pub(super) const PARTITION: u8 = 0x04;
 pub(super) const JOURNAL: u8 = 0x05;
 pub(super) const CLEAN_STOP: [u8; 1] = [0x07];
+pub(super) const LAST_STAGING_FILE: [u8; 1] = [0x08];
 
 /// Kind bytes of the family `idx`.
 const READY: u8 = 0x10;

@@ -26,6 +26,7 @@ mod partitions;
 mod record;
 mod run_book;
 mod runs;
+mod staging;
 mod staging_file;
 mod state;
 mod upkeep;
@@ -58,6 +59,7 @@ use cancelled::Cancelled;
 use datasets::{DatasetRules, DroppedRange};
 use partitions::Partitions;
 use run_book::RunBook;
+use staging::Staging;
 use state::{QueueState, RecentRoom};
 use writer::{Permits, Request, Writer};
 
@@ -107,6 +109,7 @@ struct Shared {
     settings: JobsDbSettings,
     runs: RunSettings,
     cancelled: Cancelled,
+    staging: Staging,
     partitions: Partitions,
     queues: [QueueState; 5],
     /// Ranges whose rows were deleted and whose files may go after the next flush.
@@ -144,6 +147,7 @@ impl JobsDb {
             settings: settings.jobsdb.clone(),
             runs: settings.runs.clone(),
             cancelled: Cancelled::default(),
+            staging: Staging::default(),
             partitions: Partitions::default(),
             // Jobs of the other queues rest for a while on purpose.
             queues: Queue::ALL.map(|queue| match queue {
@@ -160,6 +164,7 @@ impl JobsDb {
         });
         let stored_partitions = shared.restore()?;
         shared.cancelled.restore(&shared.storage)?;
+        shared.staging.restore(&shared.storage)?;
         let runs = RunBook::restore(&shared.storage, &shared.runs)?;
         shared.watch_disk(&mut upkeep::DiskWatch::new(&shared));
         let writer = Writer::new(Arc::clone(&shared), stored_partitions, runs);

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 const NO_WINDOW: &str = "0001-01-01T00:00:00Z";
 
 /// A staging file in a storage.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct StagingFile {
     /// The workspace.
     #[serde(rename = "WorkspaceID")]
@@ -57,8 +57,8 @@ pub struct StagingFile {
 }
 
 /// A connection, as the record names it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct BatchDestination {
     /// The source.
     pub source: Named,
@@ -67,11 +67,17 @@ pub struct BatchDestination {
 }
 
 /// Something with an id.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     /// The id.
-    #[serde(rename = "ID")]
+    #[serde(rename = "ID", default)]
     pub id: String,
+}
+
+impl Default for StagingFile {
+    fn default() -> StagingFile {
+        StagingFile::new("", "", "")
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod runs;
+mod staging;
 
 const START_MS: i64 = 1_700_000_000_000;
 

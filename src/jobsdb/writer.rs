@@ -92,6 +92,8 @@ pub(super) struct Writer {
     /// What the batch drops, and whether a dataset finished in it.
     dropped: Vec<DroppedRange>,
     something_finished: bool,
+    /// Whether the batch stores staging files.
+    has_staged: bool,
     /// Jobs whose index entry this batch changed, for relocations that were read before.
     changed: FxHashSet<(Queue, u64)>,
     /// Pending jobs that were copied out since the store was opened, and where to: a lease or a move may have
@@ -117,6 +119,7 @@ impl Writer {
             waiting: Vec::new(),
             dropped: Vec::new(),
             something_finished: false,
+            has_staged: false,
             changed: FxHashSet::default(),
             carried: FxHashMap::default(),
             touched_datasets: BTreeSet::new(),
@@ -243,6 +246,10 @@ impl Writer {
                 Some(value) => batch.put(Family::Records, &full_key, &value),
                 None => batch.delete(Family::Records, &full_key),
             }
+        }
+        if let Some(id) = tx.staged {
+            self.shared.staging.stage(id, batch);
+            self.has_staged = true;
         }
         for (queue, op, record) in tx.journal {
             match record {
@@ -561,6 +568,9 @@ impl Writer {
             shared.dropped.lock().append(&mut self.dropped);
         }
         self.apply_changes(&shared);
+        if std::mem::take(&mut self.has_staged) {
+            shared.staging.wake();
+        }
         let is_lazy = |answer: &mut Answer| answer.durability == Durability::Lazy;
         for answer in self.answers.extract_if(.., is_lazy) {
             drop(answer.permits);
