@@ -97,6 +97,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::storage::KEYS,
         super::transform::KEYS,
         super::transformer::KEYS,
+        super::warehouse::KEYS,
         super::webhook::KEYS,
     ]
     .into_iter()

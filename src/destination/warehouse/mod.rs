@@ -53,7 +53,7 @@ pub use namespace::{Choice, safe_namespace};
 pub use refused::Refused;
 pub use tables::columns_of_loading;
 pub use types::ColumnType;
-pub use value::Json;
+pub use value::{Json, Members};
 
 use super::Message;
 use flatten::Flattening;
