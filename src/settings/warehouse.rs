@@ -49,6 +49,22 @@ pub(super) const KEYS: &[Key] = &[
     .also(&["Warehouse.<name>.skipComputingUserLatestTraits"])
     .hot(),
     Key::new(
+        "Warehouse.customDatasetPrefix",
+        Kind::Text,
+        "",
+        "First word of namespaces that are named after the source.",
+    )
+    .also(&["Warehouse.<name>.customDatasetPrefix"])
+    .hot(),
+    Key::new(
+        "Warehouse.skipNamespaceSnakeCasing",
+        Kind::Bool,
+        "false",
+        "Words in the names of namespaces stay together.",
+    )
+    .also(&["Warehouse.<name>.skipNamespaceSnakeCasing"])
+    .hot(),
+    Key::new(
         "Warehouse.noOfSlaveWorkerRoutines",
         Kind::Int,
         "4",
@@ -272,6 +288,10 @@ pub struct WarehouseTypeSettings {
     pub loads_users_as_they_come: bool,
     /// Longest time of one statement.
     pub connection_timeout: Duration,
+    /// First word of namespaces that are named after the source; empty = none.
+    pub dataset_prefix: String,
+    /// Words in the names of namespaces stay together.
+    pub keeps_words_together: bool,
 }
 
 impl WarehouseSettings {
@@ -355,6 +375,8 @@ impl WarehouseTypeSettings {
             append_destinations: r.list("Warehouse.skipDedupDestinationIDs"),
             loads_users_as_they_come: r.flag("Warehouse.skipComputingUserLatestTraits"),
             connection_timeout: r.duration("Warehouse.connectionTimeout"),
+            dataset_prefix: r.text("Warehouse.customDatasetPrefix"),
+            keeps_words_together: r.flag("Warehouse.skipNamespaceSnakeCasing"),
         }
     }
 }

@@ -12,9 +12,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::failure::Failure;
 use super::records::{ConnectionRecord, HeldSchema, LoadFile, TableUpload, Upload};
-use super::state::State;
 use crate::clock::Clock;
 use crate::jobsdb::{BatchDestination, Durability, JobsDb, JobsDbError, Namespace, StagingFile, Tx};
 
@@ -460,11 +458,6 @@ pub fn put_archived_to(tx: &mut Tx, upload_id: u64) {
     tx.put(Namespace::WarehouseIndex, vec![ARCHIVED_TO], upload_id.to_be_bytes().to_vec());
 }
 
-/// The state of an upload that waits for its turn.
-pub fn is_waiting(upload: &Upload) -> bool {
-    upload.status == State::Waiting
-}
-
 fn load_file_key(file: &LoadFile) -> Vec<u8> {
     [file.upload_id.to_be_bytes(), file.id.to_be_bytes()].concat()
 }
@@ -504,10 +497,4 @@ fn read<T: DeserializeOwned>(jobs: &JobsDb, namespace: Namespace, key: &[u8]) ->
 fn read_all<T: DeserializeOwned>(jobs: &JobsDb, namespace: Namespace, upload_id: u64) -> Result<Vec<T>, JobsDbError> {
     let found = jobs.scan(namespace, &upload_id.to_be_bytes())?;
     Ok(found.iter().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect())
-}
-
-impl From<&Failure> for String {
-    fn from(failure: &Failure) -> String {
-        failure.to_string()
-    }
 }

@@ -63,6 +63,9 @@ pub struct Upload {
     /// Not before this time.
     #[serde(default)]
     pub next_retry_ms: i64,
+    /// Whether the last failure was one of not reaching anything.
+    #[serde(default)]
+    pub was_unreachable: bool,
     /// From when on refusals count for giving up.
     #[serde(default)]
     pub window_start_ms: i64,
