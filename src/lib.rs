@@ -45,3 +45,5 @@ pub mod telemetry;
 pub mod transform;
 /// The external transformer: its client, what it is asked and what it answers.
 pub mod transformer;
+/// Staging files become tables of warehouses.
+pub mod warehouse;

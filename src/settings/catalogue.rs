@@ -98,6 +98,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::transform::KEYS,
         super::transformer::KEYS,
         super::warehouse_rows::KEYS,
+        super::warehouse::KEYS,
         super::webhook::KEYS,
         super::alert::KEYS,
     ]

@@ -34,6 +34,7 @@ mod storage;
 mod transform;
 mod transformer;
 mod warehouse_rows;
+mod warehouse;
 mod webhook;
 
 use std::path::PathBuf;
@@ -63,6 +64,7 @@ pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
 pub use transformer::{AskedRepeats, CallRules, TransformerSettings};
 pub use warehouse_rows::WarehouseRowSettings;
+pub use warehouse::{WarehouseSettings, WarehouseTypeSettings, settings_name};
 pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
@@ -92,6 +94,8 @@ pub struct Settings {
     pub router: RouterSettings,
     /// Delivery in files.
     pub batch_router: BatchRouterSettings,
+    /// Loading of warehouses.
+    pub warehouse: WarehouseSettings,
     /// The archive of gateway events.
     pub archival: ArchivalSettings,
     /// Queues and their retention.
@@ -131,6 +135,7 @@ impl Settings {
             processor: ProcessorSettings::read(&reader, raw),
             router: RouterSettings::read(&reader, raw),
             batch_router: BatchRouterSettings::read(&reader, raw),
+            warehouse: WarehouseSettings::read(&reader, raw),
             archival: ArchivalSettings::read(&reader),
             jobsdb: JobsDbSettings::read(&reader, storage.profile),
             runs: RunSettings::read(&reader),

@@ -56,7 +56,7 @@ pub use refused::Refused;
 pub use storage::FileStorage;
 pub use tables::columns_of_loading;
 pub use types::ColumnType;
-pub use value::Json;
+pub use value::{Json, Members};
 
 use super::Message;
 use flatten::Flattening;

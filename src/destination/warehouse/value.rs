@@ -29,19 +29,19 @@ pub enum Json<'t> {
 }
 
 /// The members of an object, in the order of the text. Of two with one key the last counts.
-pub(super) type Members<'t> = Vec<(Cow<'t, str>, Json<'t>)>;
+pub type Members<'t> = Vec<(Cow<'t, str>, Json<'t>)>;
 
 impl<'t> Json<'t> {
     /// Reads one JSON value.
     ///
     /// # Errors
     /// [`Refused::Unreadable`] for a text that is no JSON or is nested deeper than the gateway accepts.
-    pub(super) fn parse(text: &'t str) -> Result<Json<'t>, Refused> {
+    pub fn parse(text: &'t str) -> Result<Json<'t>, Refused> {
         reader::read(text).ok_or(Refused::Unreadable)
     }
 
     /// A member of an object.
-    pub(super) fn get(&self, key: &str) -> Option<&Json<'t>> {
+    pub fn get(&self, key: &str) -> Option<&Json<'t>> {
         match self {
             Json::Object(members) => members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value),
             _ => None,
@@ -69,7 +69,7 @@ impl<'t> Json<'t> {
     }
 
     /// The value as text: a string as it is, `null` as nothing, anything else as JSON.
-    pub(super) fn to_text(&self) -> Cow<'_, str> {
+    pub fn to_text(&self) -> Cow<'_, str> {
         match self {
             Json::Null => Cow::Borrowed(""),
             Json::Text(text) => Cow::Borrowed(text),
@@ -78,14 +78,14 @@ impl<'t> Json<'t> {
     }
 
     /// The value as JSON without blanks.
-    pub(super) fn to_json(&self) -> String {
+    pub fn to_json(&self) -> String {
         let mut out = Vec::new();
         self.write(&mut out);
         String::from_utf8(out).unwrap_or_default()
     }
 
     /// Appends the value as JSON without blanks.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Json::Null => out.extend_from_slice(b"null"),
             Json::Bool(true) => out.extend_from_slice(b"true"),
