@@ -90,8 +90,7 @@ const BATCH: [&str; 33] = [
 ];
 
 /// Types with a mapping of their own.
-const MAPPED: [&str; 8] =
-    ["WEBHOOK", "HTTP", "KAFKA", "CONFLUENT_CLOUD", "AZURE_EVENT_HUB", "REDIS", "MQTT", "NATS"];
+const MAPPED: [&str; 8] = ["WEBHOOK", "HTTP", "KAFKA", "CONFLUENT_CLOUD", "AZURE_EVENT_HUB", "REDIS", "MQTT", "NATS"];
 
 /// Whether the node transforms this type itself.
 pub fn is_mapped(type_name: &str) -> bool {

@@ -211,8 +211,9 @@ async fn drive(mut events: EventLoop, shared: Arc<Shared>, stop: CancellationTok
             }
             Ok(Event::Incoming(Packet::PubAck(acknowledgement))) => {
                 if let Some(waiting) = unacknowledged.remove(&acknowledgement.pkid) {
-                    // Nobody may wait any more.
-                    drop(waiting.send(()));
+                    if waiting.send(()).is_err() {
+                        tracing::trace!("an acknowledgement came after its record was given up");
+                    }
                 }
             }
             Ok(_) => {}

@@ -72,11 +72,7 @@ impl std::fmt::Debug for Redis {
 impl Redis {
     /// The client for this configuration. What is wrong with it is told with every record.
     pub fn new(config: &Map<String, Value>) -> Redis {
-        Redis {
-            setup: Setup::read(config),
-            config: config.clone(),
-            connection: Standing::default(),
-        }
+        Redis { setup: Setup::read(config), config: config.clone(), connection: Standing::default() }
     }
 
     /// Whether both come from the same configuration.

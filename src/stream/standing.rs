@@ -85,9 +85,8 @@ mod tests {
 
     #[test]
     fn the_switch_of_live_events_makes_no_other_configuration() {
-        let is_same = |one: Value, other: Value| {
-            is_same_configuration(one.as_object().unwrap(), other.as_object().unwrap())
-        };
+        let is_same =
+            |one: Value, other: Value| is_same_configuration(one.as_object().unwrap(), other.as_object().unwrap());
         assert!(is_same(json!({ "a": 1, "eventDelivery": true }), json!({ "a": 1, "eventDeliveryTS": 5 })));
         assert!(!is_same(json!({ "a": 1 }), json!({ "a": 2 })));
     }

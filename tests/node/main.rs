@@ -26,6 +26,7 @@ mod admission;
 mod api;
 mod backup;
 mod bad_input;
+mod brokers;
 mod configuration;
 mod crash;
 mod data_directory;

@@ -194,9 +194,10 @@ fn default_of(json: &Value, schema: &Schema, names: &NamesRef<'_>) -> Result<Avr
             None => value_of(json, schema, names),
         },
         (Schema::Union(union), _) => {
-            let fitting = union.variants().iter().enumerate().find_map(|(place, branch)| {
-                Some((u32::try_from(place).ok()?, default_of(json, branch, names).ok()?))
-            });
+            let fitting =
+                union.variants().iter().enumerate().find_map(|(place, branch)| {
+                    Some((u32::try_from(place).ok()?, default_of(json, branch, names).ok()?))
+                });
             match fitting {
                 Some((place, value)) => Ok(Avro::Union(place, Box::new(value))),
                 None => value_of(json, schema, names),
