@@ -91,10 +91,7 @@ const BATCH: [&str; 33] = [
 ];
 
 /// Types with a mapping of their own.
-const MAPPED: [&str; 4] = ["WEBHOOK", "HTTP", "KAFKA", "REDIS"];
-
-/// Types that are mapped here and that this build has no client for.
-const WITHOUT_CLIENT: [&str; 1] = ["KAFKA"];
+const MAPPED: [&str; 8] = ["WEBHOOK", "HTTP", "KAFKA", "CONFLUENT_CLOUD", "AZURE_EVENT_HUB", "REDIS", "MQTT", "NATS"];
 
 /// Whether the node transforms this type itself.
 pub fn is_mapped(type_name: &str) -> bool {
@@ -103,7 +100,7 @@ pub fn is_mapped(type_name: &str) -> bool {
 
 /// Whether the node transforms this type itself and delivers to it.
 pub fn is_native(type_name: &str) -> bool {
-    is_mapped(type_name) && !WITHOUT_CLIENT.contains(&type_name)
+    is_mapped(type_name)
 }
 
 /// Whether events for this type become rows (see [`warehouse`](super::warehouse)) that are loaded from staging files.
@@ -136,7 +133,9 @@ impl Plan {
         Plan(match type_name {
             "WEBHOOK" => Way::Webhook(Webhook::new(destination)),
             "HTTP" => Way::Http(Box::new(Http::new(destination))),
-            "KAFKA" => Way::Kafka(Kafka::new(destination)),
+            "KAFKA" | "CONFLUENT_CLOUD" | "AZURE_EVENT_HUB" | "MQTT" | "NATS" => {
+                Way::Kafka(Kafka::new(type_name, destination))
+            }
             "REDIS" => Way::Redis(Redis::new(destination)),
             _ if IDENTITY.contains(&type_name) => Way::Identity,
             _ => Way::Unavailable(type_name.to_owned()),

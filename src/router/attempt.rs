@@ -137,10 +137,15 @@ async fn wait_for_rate(shared: &Shared, plan: &Plan, endpoint_path: &str) {
 }
 
 impl Shared {
-    /// Whether the job may not be attempted now, because the destination cannot be reached.
+    /// Whether the job may not be attempted now, because the destination cannot be reached. Later jobs of its key
+    /// then go back as well, also when the destination answers again before their turn.
     pub(super) fn must_hold_back(&self, held: &Held) -> bool {
         let is_open = self.reach.lock().allowance(Instant::now()) == Allowance::Open;
-        !is_open && !held.is_probe && held.aborts.is_none()
+        let holds_back = !is_open && !held.is_probe && held.aborts.is_none();
+        if holds_back && held.ordered {
+            self.barrier.lock().given_back(&held.order_key, held.job.id);
+        }
+        holds_back
     }
 
     /// A probe ended without an attempt.

@@ -89,6 +89,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::batch_router::KEYS,
         super::gateway::KEYS,
         super::jobsdb::KEYS,
+        super::kafka::KEYS,
         super::listener::KEYS,
         super::log::KEYS,
         super::processor::KEYS,

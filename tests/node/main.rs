@@ -27,6 +27,7 @@ mod alerts;
 mod api;
 mod backup;
 mod bad_input;
+mod brokers;
 mod configuration;
 mod crash;
 mod data_directory;
