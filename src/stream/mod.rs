@@ -6,29 +6,61 @@
 //! A client opens its connection when it is first used and again after it broke; it never waits longer than it is
 //! told. One file or folder per type.
 
+pub mod aws;
+mod caller;
+mod config;
 mod fault;
+pub mod google;
 pub mod kafka;
 pub mod redis;
+mod together;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::{Map, Value};
 
 pub use fault::Fault;
+
+use crate::clock::Clock;
+use crate::destination::private_address::AddressRules;
+
+/// Characters that are encoded in a part of a URL's path.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// What a client needs besides the configuration of its destination.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The workspace of the destination.
+    pub workspace_id: String,
+    /// The time that calls are signed with.
+    pub clock: Clock,
+    /// Addresses that cloud APIs may have.
+    pub addresses: AddressRules,
+    /// Listeners of this node, which no call may reach.
+    pub own_listeners: Vec<SocketAddr>,
+}
 
 /// The client of one destination.
 #[derive(Debug)]
 pub enum Client {
     /// Redis.
     Redis(redis::Redis),
+    /// A stream of AWS.
+    Aws(Box<aws::Aws>),
+    /// A stream of Google.
+    Google(Box<google::Google>),
 }
 
 impl Client {
     /// The client for a destination of this type; `None` when there is none for the type.
-    pub fn of(type_name: &str, config: &Map<String, Value>) -> Option<Client> {
+    pub fn of(type_name: &str, config: &Map<String, Value>, around: &Surroundings) -> Option<Client> {
         match type_name {
             "REDIS" => Some(Client::Redis(redis::Redis::new(config))),
-            _ => None,
+            _ => aws::Aws::of(type_name, config, around)
+                .map(|aws| Client::Aws(Box::new(aws)))
+                .or_else(|| Some(Client::Google(Box::new(google::Google::of(type_name, config, around)?)))),
         }
     }
 
@@ -39,6 +71,8 @@ impl Client {
     pub async fn send(&self, payload: &[u8], timeout: Duration) -> Result<(), Fault> {
         match self {
             Client::Redis(redis) => redis.send(payload, timeout).await,
+            Client::Aws(aws) => aws.send(payload, timeout).await,
+            Client::Google(google) => google.send(payload, timeout).await,
         }
     }
 
@@ -46,6 +80,9 @@ impl Client {
     pub fn is_configured_like(&self, other: &Client) -> bool {
         match (self, other) {
             (Client::Redis(one), Client::Redis(other)) => one.is_configured_like(other),
+            (Client::Aws(one), Client::Aws(other)) => one.is_configured_like(other),
+            (Client::Google(one), Client::Google(other)) => one.is_configured_like(other),
+            _ => false,
         }
     }
 }
