@@ -44,5 +44,6 @@ mod remote;
 mod restart;
 mod rules;
 mod sdk;
+mod tail;
 mod transformations;
 mod webhook;
