@@ -21,6 +21,7 @@ mod send;
 mod server;
 mod status;
 mod token;
+mod trace;
 mod vitals;
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub use status::{
     ConfigurationStatus, DeliveryStatus, DestinationStatus, DiskStatus, ErrorStatus, FilesStatus, ListenerStatus,
     NodeStatus, PauseStatus, QueueStatus, Waiting,
 };
+pub use trace::{Searched, Trace, TraceStep};
 pub use vitals::{Phase, Readiness, Vitals};
 
 /// Asks the node to read its settings and its workspace again; the answer says what came of it.

@@ -45,5 +45,6 @@ mod restart;
 mod rules;
 mod sdk;
 mod tail;
+mod trace;
 mod transformations;
 mod webhook;
