@@ -45,6 +45,7 @@ mod remote;
 mod restart;
 mod rules;
 mod sdk;
+mod sftp;
 mod staging;
 mod transformations;
 mod webhook;

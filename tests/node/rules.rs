@@ -29,7 +29,7 @@ fn verb(node: &Node, words: &[&str]) -> String {
     text
 }
 
-fn json_of(node: &Node, words: &[&str]) -> Value {
+pub fn json_of(node: &Node, words: &[&str]) -> Value {
     serde_json::from_str(&verb(node, words)).expect("JSON")
 }
 
