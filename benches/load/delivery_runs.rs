@@ -1,4 +1,4 @@
-//! P1, P2, P6 with Q3 and Q4: from HTTP in to HTTP out, webhook destinations on the local sink.
+//! P1, P2, P6, P7, P8 with Q3 and Q4: from HTTP in to HTTP out, webhook destinations on the local sink.
 
 use std::time::{Duration, Instant};
 
@@ -174,6 +174,61 @@ pub fn latency(bench: &mut Bench) -> Result<()> {
     node.stop()?;
     setup.forget();
     Ok(())
+}
+
+/// Workers of a destination unless set otherwise.
+const WORKERS: f64 = 64.0;
+
+/// P7: a destination that takes 200 ms for each answer keeps every worker busy.
+pub fn slow_destination(bench: &mut Bench) -> Result<()> {
+    const LATENCY_SECS: f64 = 0.2;
+    let drained = drained_at(bench, "latency_ms=200", bench.plan.slow_events, crate::corpus::USERS)?;
+    let target = Target::at_least("rate / (workers / 0.2 s)", drained.rate / (WORKERS / LATENCY_SECS), 0.8, 0.95);
+    bench.enter("P7", "200 ms, 5,000 users", vec![drained], About::Rate, vec![target]);
+    Ok(())
+}
+
+/// P8: one user only, so that each delivery waits for the one before it.
+pub fn one_user(bench: &mut Bench) -> Result<()> {
+    const ROUND_TRIP_SECS: f64 = 0.001;
+    let drained = drained_at(bench, "latency_ms=1", bench.plan.slow_events, 1)?;
+    let targets = vec![
+        Target::at_most("order violations", drained.order_violations as f64, 0.0, 0.0),
+        Target::at_least("rate / (1 / 1 ms)", drained.rate * ROUND_TRIP_SECS, 0.5, 0.8),
+    ];
+    bench.enter("P8", "one user, 1 ms", vec![drained], About::Rate, targets);
+    Ok(())
+}
+
+/// A backlog, and how it is drained to a destination that behaves as ordered.
+fn drained_at(bench: &mut Bench, orders: &str, events: u64, users: u64) -> Result<Rep> {
+    bench.check_disk()?;
+    let sink = SinkChild::start()?;
+    let setup = bench.patient_setup(&[sink.url("/d0")])?;
+    let node = Node::start(&setup)?;
+    sink.control("/d0", "hold=true")?;
+    let acked = bench.fill_for(&node, events, users)?;
+    let (began, cpu_before) = (Instant::now(), process::cpu_secs(node.pid())?);
+    sink.control("/d0", orders)?;
+    if !sink.wait_for_count(&["/d0".to_owned()], acked.count(), Duration::from_mins(3))? {
+        bail!("the backlog was not drained within three minutes ({orders})");
+    }
+    let secs = began.elapsed().as_secs_f64();
+    let books = sink.path_stats("/d0")?;
+    let rep = Rep {
+        events: acked.count(),
+        secs,
+        rate: acked.count() as f64 / secs,
+        cpu_us_per_event: (process::cpu_secs(node.pid())? - cpu_before) * 1e6 / acked.count() as f64,
+        lost: acked.missing_from(&sink.seen("/d0")?),
+        dups: books.duplicates,
+        order_violations: books.order_violations,
+        rss_peak: process::rss_peak_bytes(node.pid()),
+        ..Rep::default()
+    };
+    node.stop()?;
+    setup.forget();
+    Ok(rep)
 }
 
 /// What nine destinations do: deliveries per second of a drain, and p99 at a steady rate.

@@ -44,6 +44,8 @@ pub struct Load {
     pub windows: usize,
     /// Instead of windows: stop after so many events.
     pub events: Option<u64>,
+    /// Distinct users.
+    pub users: u64,
     /// Number of the first event.
     pub first_event: u64,
     /// Most events sent and not yet delivered, and the sink that tells.
@@ -80,6 +82,7 @@ impl Load {
             secs: 5.0,
             windows: 1,
             events: None,
+            users: USERS,
             first_event: 0,
             outstanding: None,
             acked_file: None,
@@ -96,7 +99,7 @@ impl Load {
         add("--ramp", self.ramp.to_string());
         add("--secs", self.secs.to_string());
         add("--windows", self.windows.to_string());
-        add("--users", USERS.to_string());
+        add("--users", self.users.to_string());
         add("--first-event", self.first_event.to_string());
         if let Some(rate) = self.rate {
             add("--rate", rate.to_string());

@@ -22,9 +22,9 @@ use crate::report::{self, Build, Machine, Rep, Report, Run, RunStatus, Target};
 use crate::resource_runs::{self, IdleNodes};
 
 /// Every benchmark, in the order in which they are run.
-pub const ALL: [&str; 23] = [
-    "R5", "G1", "G8", "R2", "R7", "G2", "G3", "G4", "G5", "G6", "G7", "G9", "P1", "Q3", "Q4", "P2", "P6", "Q1", "Q6",
-    "Q2", "Q7", "R1", "R4",
+pub const ALL: [&str; 25] = [
+    "R5", "G1", "G8", "R2", "R7", "G2", "G3", "G4", "G5", "G6", "G7", "G9", "P1", "Q3", "Q4", "P2", "P6", "P7", "P8",
+    "Q1", "Q6", "Q2", "Q7", "R1", "R4",
 ];
 /// Those that a quick suite leaves out.
 const FULL_ONLY: [&str; 4] = ["G5", "G6", "G7", "G9"];
@@ -88,6 +88,8 @@ pub struct Plan {
     pub drain_events: u64,
     /// Events that P6 drains to ten destinations.
     pub fan_out_events: u64,
+    /// Events of P7 and P8.
+    pub slow_events: u64,
     /// Windows of the steady run of P1 are this long.
     pub steady_secs: f64,
     /// Rest between the end of deliveries and Q4.
@@ -112,6 +114,7 @@ impl Plan {
             backlogs: vec![10_000, 100_000, 1_000_000],
             drain_events: 200_000,
             fan_out_events: 3_000,
+            slow_events: 3_000,
             steady_secs: 6.0,
             rest: Duration::from_secs(10),
             cycles: 3,
@@ -132,6 +135,7 @@ impl Plan {
             backlogs: vec![10_000, 100_000, 1_000_000, 10_000_000],
             drain_events: 200_000,
             fan_out_events: 10_000,
+            slow_events: 10_000,
             steady_secs: 30.0,
             rest: Duration::from_mins(1),
             cycles: 20,
@@ -251,10 +255,16 @@ impl Bench {
 
     /// Sends so many events in batches of twenty as fast as they are taken; the numbers of those acknowledged.
     pub fn fill(&mut self, node: &Node, events: u64) -> Result<crate::ledger::Seen> {
+        self.fill_for(node, events, crate::corpus::USERS)
+    }
+
+    /// The same for so many users.
+    pub fn fill_for(&mut self, node: &Node, events: u64, users: u64) -> Result<crate::ledger::Seen> {
         let load = Load {
             corpus: "batch-20".to_owned(),
             connections: 32,
             events: Some(events),
+            users,
             acked_file: Some(self.file("acked")),
             ..Load::new(node.url())
         };
@@ -344,7 +354,7 @@ impl Bench {
             self.wanted.extend(compared_with(id).iter().map(|id| (*id).to_owned()));
         }
         let idle = (self.wants("R1") || self.wants("R4")).then(|| IdleNodes::start(self)).transpose();
-        let groups: [(&[&str], Measurement); 16] = [
+        let groups: [(&[&str], Measurement); 18] = [
             (&["R5"], resource_runs::start_time),
             (&["G1", "G8", "R2", "R7"], gateway_runs::single_events),
             (&["G2"], gateway_runs::batches),
@@ -358,6 +368,8 @@ impl Bench {
             (&["P1", "Q4"], delivery_runs::drain),
             (&["P2"], delivery_runs::latency),
             (&["P6"], delivery_runs::one_bad_destination),
+            (&["P7"], delivery_runs::slow_destination),
+            (&["P8"], delivery_runs::one_user),
             (&["Q1", "Q6", "Q2"], queue_runs::backlogs),
             (&["Q7"], crash_runs::kills),
             (&["R2"], resource_runs::small_profile),

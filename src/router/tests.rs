@@ -21,6 +21,8 @@ use crate::settings::{Raw, Settings};
 use crate::storage::Storage;
 use crate::telemetry::LiveTaps;
 
+mod offline;
+
 /// How a receiver answers a body: the status, or a hang.
 type Script = dyn Fn(&Value, usize) -> Option<u16> + Send + Sync;
 
@@ -130,8 +132,11 @@ fn workspace(destinations: &[(&str, bool)]) -> Snapshot {
 
 impl Kit {
     fn new(pairs: &[(&str, &str)], destinations: &[(&str, bool)]) -> Kit {
+        Kit::with_clock(Clock::system(), pairs, destinations)
+    }
+
+    fn with_clock(clock: Clock, pairs: &[(&str, &str)], destinations: &[(&str, bool)]) -> Kit {
         let folder = tempfile::tempdir().unwrap();
-        let clock = Clock::system();
         let mut pairs = pairs.to_vec();
         pairs.push(("Router.WEBHOOK.eventURLs", "any"));
         let settings = settings(&pairs);

@@ -26,6 +26,8 @@ const REPEATS: u32 = 2;
 const GRACE: Duration = Duration::from_secs(1);
 /// Records that librdkafka holds at most, in kilobytes of their values.
 const QUEUE_KILOBYTES: u32 = 128 * 1024;
+/// Time between two looks at the metadata of topics.
+const METADATA_MS: u32 = 30_000;
 /// Limits of librdkafka for times, in milliseconds.
 const TIMES_MS: (u128, u128) = (1_000, 300_000);
 
@@ -186,6 +188,8 @@ fn config_of(target: &Target, settings: &KafkaSettings, timeout: Duration) -> Cl
         .set("message.timeout.ms", ms(timeout))
         // A topic that is not there is known as such before the record's own time is over.
         .set("topic.metadata.propagation.max.ms", (timeout / 2).as_millis().max(1).to_string())
+        // Until the metadata is read again a topic that was refused once stays refused.
+        .set("topic.metadata.refresh.interval.ms", METADATA_MS.to_string())
         .set("request.timeout.ms", ms(settings.read_timeout))
         .set("socket.timeout.ms", ms(settings.read_timeout.max(settings.write_timeout)))
         .set("socket.connection.setup.timeout.ms", ms(settings.dial_timeout))
