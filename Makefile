@@ -26,6 +26,8 @@ ARGS ?=
 
 # Our own crate at the level that its dependencies always have: their artefacts are shared with `make test`.
 OPTIMISED := CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false CARGO_PROFILE_DEV_OVERFLOW_CHECKS=false
+# And in one piece: a minute longer to build, and about a tenth faster on the way of an event.
+IN_ONE_PIECE := --config profile.dev.package.pintle.codegen-units=1
 
 .PHONY: help run test fuzz test-tools build-packages lint bench deb audit
 
@@ -36,7 +38,7 @@ build-packages:
 	@tests/setup build
 
 run: build-packages
-	@$(OPTIMISED) $(CARGO) build --locked --bin pintle
+	@$(OPTIMISED) $(CARGO) build --locked $(IN_ONE_PIECE) --bin pintle
 	@exec "$(PROFILE_DIR)/pintle" run --data-dir "$(DATA)" $(ARGS)
 
 test-tools: build-packages
@@ -60,9 +62,9 @@ audit: build-packages
 	PATH="$$PATH:$(PINTLE_TEST_TOOLS)/bin" $(CARGO) deny --all-features check
 
 bench: build-packages
-	$(OPTIMISED) $(CARGO) bench --locked --profile dev --bench load -- suite quick --profile-name dev-o3 --out "$(CARGO_TARGET_DIR)/bench.json"
+	$(OPTIMISED) $(CARGO) bench --locked $(IN_ONE_PIECE) --profile dev --bench load -- suite quick --profile-name dev-o3 --out "$(CARGO_TARGET_DIR)/bench.json"
 
 deb: build-packages
 	@tests/setup cargo-deb
-	@$(OPTIMISED) $(CARGO) build --locked --bin pintle
+	@$(OPTIMISED) $(CARGO) build --locked $(IN_ONE_PIECE) --bin pintle
 	@packaging/build-deb

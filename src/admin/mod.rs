@@ -7,6 +7,8 @@
 //! Promises: no answer waits for a tokio worker that blocks; a health check does no I/O; an unknown or
 //! forbidden request learns nothing about the node; every change leaves an audit line.
 
+pub mod alerts;
+mod backlog;
 mod backup;
 mod components;
 mod dead;
@@ -18,6 +20,7 @@ mod pause;
 mod routes;
 mod send;
 mod server;
+mod staging;
 mod status;
 mod token;
 mod vitals;
@@ -39,6 +42,8 @@ use crate::settings;
 use crate::telemetry::Metrics;
 use crate::{batch_router, gateway, router};
 
+pub use alerts::{ActiveAlert, Alerts};
+pub use backlog::Backlogs;
 pub use backup::{
     BackupError, Extent, Manifest, ManifestFile, QueueCount, copy_to, create_from, list, refuse_non_empty, remove,
     restore, verify_files,
@@ -98,6 +103,10 @@ pub struct Deps {
     pub own_port: gateway::OwnPort,
     /// Where the internal tree is answered.
     pub internal: gateway::InternalApi,
+    /// Ages and rates of what waits for destinations.
+    pub backlogs: Arc<Backlogs>,
+    /// The alerts that hold.
+    pub alerts: Arc<Alerts>,
     /// The way to a reload.
     pub reloads: ReloadRequests,
 }

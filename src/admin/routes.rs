@@ -15,6 +15,7 @@
 //! | POST `/v1/dead/list` | [`super::DeadLetters`]; body: a filter (`dead.rs`) or empty |
 //! | GET `/v1/dead/{id}` | one dead letter with its payload |
 //! | POST `/v1/dead/replay`, `/v1/dead/drop` | [`super::DeadChange`]; body: a filter, or `{"all": true}` |
+//! | POST `/v1/process` | records a staging file for the warehouse; empty 200, errors as plain text |
 //! | GET `/v1/report?seconds=&source=&destination=&stage=&events=` | what became of events, stage by stage |
 //!
 //! Errors are `{"error", "hint", "where"}`.
@@ -32,7 +33,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::server::Caller;
-use super::{Deps, backup, dead_routes, events, guard, pause, send, status};
+use super::{Deps, backup, dead_routes, events, guard, pause, send, staging, status};
 
 /// Most bytes of a request body.
 const MAX_BODY: usize = 16 << 20;
@@ -67,10 +68,11 @@ pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incomin
             dead_routes::change(deps, caller, verb, request).await
         }
         ["v1", "dead", id] if is(&Method::GET) => dead_routes::show(deps, id).await,
+        ["v1", "process"] if is(&Method::POST) => staging::process(deps, caller, request).await,
         ["v1", "report"] if is(&Method::GET) => dead_routes::report(deps, request.uri().query()).await,
         ["healthz" | "readyz" | "metrics"] | ["v1", "status" | "report"] => method_not_allowed("GET, HEAD"),
         ["v1", "backups"] => method_not_allowed("GET, HEAD, POST"),
-        ["v1", "reload" | "send" | "backup"]
+        ["v1", "reload" | "send" | "backup" | "process"]
         | ["v1", "dead", "list" | "replay" | "drop"]
         | ["v1", "destinations", _, "pause" | "resume"] => method_not_allowed("POST"),
         ["v1", "backups", _] => method_not_allowed("DELETE"),
@@ -334,7 +336,7 @@ pub(super) fn json_answer<T: Serialize>(status: StatusCode, value: &T) -> Answer
     with_type(status, Bytes::from(body), "application/json; charset=utf-8")
 }
 
-fn text(status: StatusCode, body: &str) -> Answer {
+pub(super) fn text(status: StatusCode, body: &str) -> Answer {
     with_type(status, Bytes::copy_from_slice(body.as_bytes()), "text/plain; charset=utf-8")
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::alerts::ActiveAlert;
 use super::components::ComponentStatus;
-use super::{Deps, socket_path};
+use super::{Deps, events, socket_path};
 use crate::backend_config::Snapshot;
 use crate::jobsdb::{ActivePartition, Gate, Queue};
 use crate::{batch_router, router, storage};
@@ -43,6 +44,9 @@ pub struct NodeStatus {
     pub queues: Vec<QueueStatus>,
     /// Every destination that is configured or has jobs, sorted by id.
     pub destinations: Vec<DestinationStatus>,
+    /// What is wrong, as it was told.
+    #[serde(default)]
+    pub alerts: Vec<ActiveAlert>,
     /// Every component, in the order of their start.
     pub components: Vec<ComponentStatus>,
 }
@@ -149,6 +153,12 @@ pub struct DestinationStatus {
     pub rt: Waiting,
     /// Jobs waiting for a file.
     pub batch_rt: Waiting,
+    /// No event that waits came before, milliseconds since the epoch; from counters, at most twice the true age.
+    #[serde(default)]
+    pub oldest_ms: Option<i64>,
+    /// Events that were done a second, lately.
+    #[serde(default)]
+    pub done_per_second: f64,
     /// Its real-time delivery, once there was any.
     pub delivery: Option<DeliveryStatus>,
     /// Its delivery in files, once there was any.
@@ -225,6 +235,7 @@ pub(super) fn gather(deps: &Deps) -> NodeStatus {
     let readiness = deps.vitals.readiness(&gate, deps.config.current().is_some());
     let snapshot = deps.config.current();
     let gateway = deps.gateway_addresses.get().map(Vec::as_slice).unwrap_or_default();
+    let queues = queues(deps);
     NodeStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_ms: deps.vitals.started_ms(),
@@ -240,10 +251,24 @@ pub(super) fn gather(deps: &Deps) -> NodeStatus {
         disk: disk(deps),
         resident_bytes: resident_bytes(),
         configuration: configuration(deps, snapshot.as_deref()),
-        queues: queues(deps),
-        destinations: destinations(deps, snapshot.as_deref()),
+        destinations: observed(deps, destinations(deps, snapshot.as_deref()), &queues),
+        queues,
+        alerts: deps.alerts.active(),
         components: deps.components.list(),
     }
+}
+
+/// The destinations with the ages and rates of what waits for them.
+fn observed(deps: &Deps, mut destinations: Vec<DestinationStatus>, queues: &[QueueStatus]) -> Vec<DestinationStatus> {
+    let now_ms = deps.clock.now_ms();
+    let delivering = queues.iter().filter(|queue| [Queue::Rt.name(), Queue::BatchRt.name()].contains(&&*queue.queue));
+    let before_ms = delivering.filter_map(|queue| queue.oldest_ms).min().unwrap_or(now_ms);
+    deps.backlogs.observe(now_ms, before_ms, &mut destinations);
+    for destination in &destinations {
+        let age_ms = destination.oldest_ms.map_or(0, |oldest_ms| now_ms.saturating_sub(oldest_ms).max(0));
+        events::backlog(&destination.id, age_ms as f64 / 1_000.0, destination.done_per_second);
+    }
+    destinations
 }
 
 fn gate_name(gate: &Gate) -> &'static str {

@@ -74,6 +74,8 @@ async fn api() -> Api {
         gateway_addresses: Arc::new(OnceLock::new()),
         own_port: crate::gateway::OwnPort::default(),
         internal: crate::gateway::InternalApi::default(),
+        backlogs: Arc::default(),
+        alerts: Arc::default(),
         reloads: reload_requests,
     };
     let stop = CancellationToken::new();

@@ -1,4 +1,5 @@
-//! The embedded default workspace (appliance.md 2.1): one source that writes to local files.
+//! The embedded default workspace (appliance.md 2.1): one source that writes to local files and
+//! to a local warehouse.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -30,11 +31,27 @@ pub fn default_document() -> String {
                 "destinationDefinition": {
                     "id": "local", "name": "LOCAL", "displayName": "Local files", "config": {}
                 }
+            }, {
+                "id": "local-warehouse",
+                "name": "Local warehouse",
+                "enabled": true,
+                "workspaceId": "local",
+                "revisionId": "1",
+                "isProcessorEnabled": true,
+                "transformations": [],
+                "config": { "namespace": "my_app", "syncFrequency": "0" },
+                "destinationDefinition": {
+                    "id": "local-datalake", "name": "LOCAL_DATALAKE", "displayName": "Local warehouse", "config": {}
+                }
             }]
         }],
         "connections": {
             "my-app:local-files": {
                 "sourceId": "my-app", "destinationId": "local-files", "enabled": true, "processorEnabled": true,
+                "config": {}
+            },
+            "my-app:local-warehouse": {
+                "sourceId": "my-app", "destinationId": "local-warehouse", "enabled": true, "processorEnabled": true,
                 "config": {}
             }
         },
@@ -70,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_a_workspace_with_a_source_that_writes_local_files() {
+    fn the_default_is_a_workspace_with_a_source_that_writes_local_files_and_rows() {
         let text = default_document();
         let decoded = decode(text.as_bytes(), &References { prefix: None, variable: &|_| None }, &CodeFiles::default())
             .ok()
@@ -82,6 +99,16 @@ mod tests {
         let destination = &source.destinations[0];
         assert_eq!((destination.definition.name.as_str(), destination.name.as_str()), ("LOCAL", "Local files"));
         assert!(destination.enabled && destination.is_processor_enabled);
+        let warehouse = &source.destinations[1];
+        assert_eq!(
+            (warehouse.definition.name.as_str(), warehouse.name.as_str()),
+            ("LOCAL_DATALAKE", "Local warehouse")
+        );
+        assert!(warehouse.enabled && warehouse.is_processor_enabled);
+        assert_eq!(
+            (&warehouse.config["namespace"], &warehouse.config["syncFrequency"]),
+            (&json!("my_app"), &json!("0"))
+        );
         assert!(decoded.unknown.is_empty());
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use crate::backend_config::Destination;
-use crate::jobsdb::Partition;
+use crate::destination::is_warehouse;
+use crate::jobsdb::{Partition, StagingFile};
 
 /// Delivery of one file, as metrics see it.
 pub(super) struct FileFigures<'a> {
@@ -94,7 +95,7 @@ pub(super) fn jobs_settled(partition: &Partition, counts: StateCounts, error_cod
             "event_status",
             "module" => "batch_router",
             "destType" => partition.custom_val.clone(),
-            "isWarehouse" => "false",
+            "isWarehouse" => if is_warehouse(&partition.custom_val) { "true" } else { "false" },
             "destinationId" => partition.destination_id.clone(),
             "sourceId" => partition.source_id.clone(),
             "job_state" => state,
@@ -107,6 +108,21 @@ pub(super) fn jobs_settled(partition: &Partition, counts: StateCounts, error_cod
         };
         processed(&partition.custom_val, state, code, &partition.source_id, &partition.destination_id, jobs);
     }
+}
+
+/// The warehouse was told of a staging file.
+pub(super) fn file_recorded(partition: &Partition, record: &StagingFile) {
+    let labels = [
+        ("module", "warehouse".to_owned()),
+        ("destType", partition.custom_val.clone()),
+        ("workspaceId", partition.workspace_id.clone()),
+        ("destID", partition.destination_id.clone()),
+        ("sourceID", partition.source_id.clone()),
+    ];
+    counter!("rows_staged", &labels).increment(record.total_events);
+    let columns = record.schema.values().filter_map(|columns| columns.as_object().map(serde_json::Map::len)).sum();
+    let columns: usize = columns;
+    histogram!("warehouse_staged_schema_size", &labels).record(u32::try_from(columns).map_or(f64::MAX, f64::from));
 }
 
 /// The sample that shows a type to be alive though nothing happens.

@@ -9,7 +9,8 @@
 //!
 //! One worker serves one destination. The way of a batch: [`cut`] says when and how jobs become files,
 //! [`object_key`] where they go, [`crate::object_storage`] takes them, [`result`] turns the answer into the states of the
-//! jobs. Types that need more than files (warehouses, bulk APIs) are left alone here.
+//! jobs. Files of warehouses are [`staging`] files: a record tells the warehouse of each. Types that need more
+//! than files (bulk APIs) are left alone here.
 
 mod archive;
 mod batch_file;
@@ -25,6 +26,9 @@ mod orders;
 mod pickup;
 mod recovery;
 pub mod result;
+mod sending;
+mod staging;
+mod target;
 mod upload;
 mod worker;
 
@@ -44,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend_config::Snapshots;
 use crate::clock::Clock;
+use crate::destination::is_warehouse;
 use crate::jobsdb::{JobsDb, JobsDbError, JournalRecord, Queue};
 use crate::object_storage::{OBJECT_STORAGES, create_directories, remove_if_there};
 use crate::settings::Live;
@@ -284,7 +289,7 @@ async fn serve_destinations(
         let mut not_built = BTreeMap::new();
         for active in shared.jobs.active(Queue::BatchRt) {
             let (id, kind) = (&active.partition.destination_id, &active.partition.custom_val);
-            if OBJECT_STORAGES.contains(&kind.as_str()) {
+            if OBJECT_STORAGES.contains(&kind.as_str()) || is_warehouse(kind) {
                 wanted.insert(id.clone(), kind.clone());
             } else {
                 *not_built.entry((id.clone(), kind.clone())).or_insert(0) += active.pending;

@@ -46,6 +46,11 @@ pub(super) struct JobParameters<'a> {
     /// The reverse-ETL run; empty for events.
     #[serde(borrow, default)]
     pub(super) source_job_run_id: Cow<'a, str>,
+    /// Its task run and its job, by which the warehouse finds its files.
+    #[serde(borrow, default)]
+    pub(super) source_task_run_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) source_job_id: Cow<'a, str>,
     #[serde(borrow, default)]
     received_at: Cow<'a, str>,
 }

@@ -22,6 +22,7 @@ use super::dead_letter::{Failure, LetterParts};
 use super::drain::Picked;
 use super::events::{self, FileFigures, StateCounts};
 use super::result::{Previous, Resolved, RetryLimit, Verdict, resolve};
+use super::staging::Staged;
 use crate::object_storage::{Store, StoreError, remove_if_there};
 
 /// Wait before a commit that the store had no room for is tried again.
@@ -67,6 +68,8 @@ impl Drop for HeldLeases {
 #[derive(Clone, Debug)]
 pub(super) struct Outline {
     pub(super) lease: Lease,
+    /// A rule of identity resolution that was written before is in no file.
+    pub(super) is_written: bool,
     payload_bytes: usize,
     previous: Previous,
     limit: RetryLimit,
@@ -82,6 +85,8 @@ pub(super) struct Outline {
 pub(super) struct Limits {
     pub(super) of_events: RetryLimit,
     pub(super) of_runs: RetryLimit,
+    /// For warehouses: how long a file that is uploaded may fail to be recorded.
+    pub(super) of_records: Option<RetryLimit>,
 }
 
 impl Limits {
@@ -95,9 +100,11 @@ impl Outline {
         let job = &picked.job;
         let previous = Previous::of(job.last.as_ref());
         let limit = limits.of(picked);
-        let letter = previous.limit_reached(limit, now_ms).then(|| Box::new(LetterParts::of(job)));
+        let is_last = |limit: RetryLimit| previous.limit_reached(limit, now_ms);
+        let letter = (is_last(limit) || limits.of_records.is_some_and(is_last)).then(|| Box::new(LetterParts::of(job)));
         Outline {
             lease: job.lease,
+            is_written: true,
             payload_bytes: job.payload.len(),
             previous,
             limit,
@@ -120,6 +127,9 @@ pub(super) struct BatchFile {
     /// When its jobs were picked up, milliseconds since the epoch; retry limits are judged as of then.
     pub(super) picked_ms: i64,
     pub(super) outlines: Vec<Outline>,
+    /// What the warehouse is to know of it, for staging files.
+    pub(super) staged: Option<Box<Staged>>,
+    pub(super) record_limit: Option<RetryLimit>,
     pub(super) leases: HeldLeases,
 }
 
@@ -155,7 +165,12 @@ pub(super) async fn deliver(
         permits.extend(semaphore.acquire_owned().await.ok());
     }
     let started = Instant::now();
-    let result = upload_and_verify(store, &file.key, &file.path, file.bytes, timeout).await;
+    let has_lines = file.outlines.iter().any(|outline| outline.is_written);
+    let result = if has_lines {
+        upload_and_verify(store, &file.key, &file.path, file.bytes, timeout).await
+    } else {
+        Ok(file.key.clone())
+    };
     let took = started.elapsed();
 
     let now_ms = shared.clock.now_ms();
@@ -176,7 +191,23 @@ pub(super) async fn deliver(
             return settle_failure(shared, file, error.clone(), &text).await;
         }
     };
-    settle(shared, &file, verdict, &[]).await?;
+    match &file.staged {
+        None => settle(shared, &file, verdict, &[]).await?,
+        Some(staged) => match record(shared, &file, staged).await {
+            // Nothing of it is stored; the jobs run again and the object is never read.
+            Err(JobsDbError::TooLarge { bytes, limit }) => {
+                let text = format!(
+                    "the record of the staging file needs a transaction of {bytes} bytes, more than {limit}; lower BatchRouter.maxEventsInABatch"
+                );
+                let mut file = file;
+                if let Some(limit) = file.record_limit {
+                    file.outlines.iter_mut().for_each(|outline| outline.limit = limit);
+                }
+                return settle_failure(shared, file, StoreError::Refused(text.clone()), &text).await;
+            }
+            recorded => recorded?,
+        },
+    }
     finish_file(file).await;
     Ok(FileEnd { jobs, result })
 }
@@ -216,10 +247,15 @@ async fn settle_failure(
 ) -> Result<FileEnd, JobsDbError> {
     let jobs = u64::try_from(file.outlines.len()).unwrap_or(u64::MAX);
     let payloads = if file.outlines.iter().any(|outline| outline.letter.is_some()) {
-        let lengths: Vec<usize> = file.outlines.iter().map(|outline| outline.payload_bytes).collect();
+        let written = file.outlines.iter().filter(|outline| outline.is_written);
+        let lengths: Vec<usize> = written.map(|outline| outline.payload_bytes).collect();
         let path = file.path.clone();
         match tokio::task::spawn_blocking(move || read_back(&path, &lengths)).await {
-            Ok(Ok(payloads)) => payloads,
+            Ok(Ok(payloads)) => {
+                let mut payloads = payloads.into_iter();
+                let of = |outline: &Outline| if outline.is_written { payloads.next() } else { None };
+                file.outlines.iter().map(of).collect()
+            }
             // Without its payload a job cannot become a dead letter; it is failed once more instead.
             Ok(Err(problem)) => {
                 tracing::error!(file = %file.path.display(), %problem, "cannot read back a finished file");
@@ -248,7 +284,7 @@ async fn settle(
     shared: &Shared,
     file: &BatchFile,
     verdict: Verdict<'_>,
-    payloads: &[Vec<u8>],
+    payloads: &[Option<Vec<u8>>],
 ) -> Result<(), JobsDbError> {
     let now_ms = shared.clock.now_ms();
     let jobs: Vec<(usize, &Outline)> = file.outlines.iter().enumerate().collect();
@@ -260,7 +296,7 @@ async fn settle(
                 Outcome::Succeeded
             } else {
                 let resolved = resolve(verdict, outline.previous, outline.limit, file.picked_ms);
-                let letter = outline.letter.as_deref().zip(payloads.get(*at).map(Vec::as_slice));
+                let letter = outline.letter.as_deref().zip(payloads.get(*at).and_then(Option::as_deref));
                 outcome(&shared.jobs, &file.partition, &resolved, letter, outline.previous, now_ms)
             };
             tally.count(&outcome);
@@ -273,6 +309,29 @@ async fn settle(
         (tx, tally)
     })
     .await?;
+    events::jobs_settled(&file.partition, tally.counts, tally.error_code);
+    Ok(())
+}
+
+/// Ends all jobs of a staging file and tells the warehouse of it, in one transaction: a row is in exactly one
+/// recorded file, whenever the node dies.
+async fn record(shared: &Shared, file: &BatchFile, staged: &Staged) -> Result<(), JobsDbError> {
+    let mut tally = Tally::default();
+    commit_surely(&shared.jobs, || {
+        let mut tx = Tx::new(Durability::Lazy);
+        tally = Tally::default();
+        for outline in &file.outlines {
+            tally.count(&Outcome::Succeeded);
+            tx.finish_of_run(outline.lease, Outcome::Succeeded, outline.run.as_deref().cloned());
+        }
+        if staged.record.total_events > 0 {
+            shared.jobs.stage(&mut tx, &staged.record);
+        }
+        tx
+    })
+    .await?;
+    staged.is_recorded();
+    events::file_recorded(&file.partition, &staged.record);
     events::jobs_settled(&file.partition, tally.counts, tally.error_code);
     Ok(())
 }

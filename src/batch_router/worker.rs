@@ -4,42 +4,37 @@
 //! period costs no memory (router.md 19.2). Payloads are in memory from a fetch until the files of that cut
 //! are written, within one budget for all destinations.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::backend_config::Destination;
-use crate::jobsdb::{ActivePartition, Durability, JobsDbError, Limits as FetchLimits, Queue, Select, Tx};
+use crate::destination::is_warehouse;
+use crate::destination::warehouse::Dialect;
+use crate::jobsdb::{ActivePartition, JobsDbError, Limits as FetchLimits, Queue, Select};
 use crate::settings::{BatchRouterTypeSettings, Settings};
 
 use super::Shared;
 use super::board::BreakerState;
 use super::breaker::{Breaker, Pace};
-use super::cut::{CutTimer, cuts, files};
-use super::drain::{Moment, Picked, drain};
+use super::cut::CutTimer;
+use super::drain::{Moment, drain};
 use super::events;
-use super::manifest::{Manifest, ranges};
-use super::object_key::{
-    DateLayout, KeyParts, LISTED_OBJECTS, Listing, day_in_zone, file_name, folder_key, object_key,
-};
+use super::manifest::Manifest;
+use super::object_key::DateLayout;
 use super::orders;
 use super::recovery::Recovery;
-use super::result::{RetryLimit, Verdict};
-use super::upload::{BatchFile, FileEnd, HeldLeases, Limits, Outline, deliver, settle_unwritten, write_jobs};
-use crate::object_storage::{Store, StoreContext, StoreError, key_prefix, one_component};
-
-/// Uploads that run when the node stops get this long.
-const STOP_PATIENCE: Duration = Duration::from_secs(6);
+use super::sending::Delivery;
+use super::staging::MergeRules;
+use super::target::Opened;
+use super::upload::HeldLeases;
 
 /// The sample that shows a quiet destination to be alive is renewed this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
-
-type Delivery = Result<FileEnd, JobsDbError>;
 
 /// What one cut came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,33 +45,27 @@ enum Cut {
     Done,
 }
 
-/// Where the jobs of a cut go. Found out before any of them is in memory: a storage that hangs keeps nothing
-/// that other destinations wait for.
-enum Target {
-    /// Nothing is asked of a storage.
-    Nowhere,
-    /// There, with the date layout of every source that had jobs waiting.
-    Store(Arc<Store>, HashMap<String, DateLayout>),
-    /// The storage cannot be used.
-    Broken(StoreError),
-}
-
 pub(super) struct Worker {
-    shared: Arc<Shared>,
-    destination_id: String,
-    destination_type: String,
+    pub(super) shared: Arc<Shared>,
+    pub(super) destination_id: String,
+    pub(super) destination_type: String,
+    /// Files are staging files.
+    pub(super) is_warehouse: bool,
+    /// Staging files are made by the hour.
+    pub(super) is_data_lake: bool,
     waker: Arc<Notify>,
     /// The settings of the type, with the settings that they were read from.
     in_force: (Arc<Settings>, Arc<BatchRouterTypeSettings>),
     timer: CutTimer,
-    breaker: Breaker,
-    recovery: Recovery,
-    store: Option<(Arc<Destination>, Arc<Store>)>,
-    layouts: HashMap<String, DateLayout>,
-    uploads: JoinSet<Delivery>,
+    pub(super) breaker: Breaker,
+    pub(super) recovery: Recovery,
+    pub(super) store: Option<Opened>,
+    pub(super) layouts: HashMap<String, DateLayout>,
+    pub(super) uploads: JoinSet<Delivery>,
     /// Manifests of running uploads, for the case that one panics.
-    running: HashMap<Id, (u64, i64, Manifest)>,
-    room: Arc<Semaphore>,
+    pub(super) running: HashMap<Id, (u64, i64, Manifest)>,
+    pub(super) room: Arc<Semaphore>,
+    pub(super) merge_rules: Arc<Mutex<MergeRules>>,
     unknown_since_ms: Option<i64>,
 }
 
@@ -93,6 +82,8 @@ impl Worker {
             shared: Arc::clone(shared),
             destination_id: destination_id.to_owned(),
             destination_type: destination_type.to_owned(),
+            is_warehouse: is_warehouse(destination_type),
+            is_data_lake: Dialect::of_type(destination_type).is_some_and(Dialect::is_data_lake),
             waker: shared.jobs.waker(Queue::BatchRt, &Select::destination(destination_id)),
             timer: CutTimer::new(Instant::now(), of_type.upload_freq),
             room: Arc::new(Semaphore::new(of_type.concurrency)),
@@ -103,6 +94,7 @@ impl Worker {
             layouts: HashMap::new(),
             uploads: JoinSet::new(),
             running: HashMap::new(),
+            merge_rules: Arc::default(),
             unknown_since_ms: None,
         }
     }
@@ -213,7 +205,7 @@ impl Worker {
         });
     }
 
-    fn show_error(&self, error: &str) {
+    pub(super) fn show_error(&self, error: &str) {
         let now_ms = self.shared.clock.now_ms();
         self.shared.board.destination(&self.destination_id, |figures| {
             figures.last_error = Some(error.to_owned());
@@ -222,7 +214,7 @@ impl Worker {
     }
 
     /// The destination's partitions.
-    fn active(&self) -> Vec<ActivePartition> {
+    pub(super) fn active(&self) -> Vec<ActivePartition> {
         let mut active = self.shared.jobs.active(Queue::BatchRt);
         active.retain(|active| active.partition.destination_id == self.destination_id);
         active
@@ -251,12 +243,13 @@ impl Worker {
 
     async fn ask_about_interrupted(&mut self, of_type: &BatchRouterTypeSettings) -> Result<(), JobsDbError> {
         let Some(moment) = self.moment().await?.filter(|moment| !moment.paused) else { return Ok(()) };
-        let store = match &moment.destination {
+        let opened = match &moment.destination {
             Some(destination) => self.open_store(&moment, destination).await.ok(),
             None => None,
         };
+        let store = opened.as_ref().map(|opened| &*opened.store);
         let retention = moment.settings.batch_router.manifest_retention;
-        let answered = self.recovery.ask(&self.shared, store.as_deref(), of_type.storage_timeout, retention).await?;
+        let answered = self.recovery.ask(&self.shared, store, of_type.storage_timeout, retention).await?;
         if !answered {
             self.breaker.record(false, Instant::now());
             self.show_error("the storage does not tell whether an interrupted upload arrived");
@@ -308,324 +301,6 @@ impl Worker {
         }
         drop(budget);
         Ok(more)
-    }
-
-    /// Opens the storage and finds out the layouts of its folders.
-    async fn target(&mut self, moment: &Moment) -> Target {
-        let enabled = moment.destination.as_ref().filter(|destination| destination.enabled);
-        let Some(destination) = enabled.filter(|_| !moment.settings.batch_router.disable_egress) else {
-            return Target::Nowhere;
-        };
-        let store = match self.open_store(moment, destination).await {
-            Ok(store) => store,
-            Err(error) => return Target::Broken(error),
-        };
-        let active = self.active();
-        let sources: BTreeSet<&str> = active.iter().map(|active| active.partition.source_id.as_str()).collect();
-        let mut layouts = HashMap::new();
-        let mut answers = true;
-        for source_id in sources {
-            let layout = self.layout(moment, destination, &store, source_id, &mut answers).await;
-            layouts.insert(source_id.to_owned(), layout);
-        }
-        if !answers {
-            self.breaker.record(false, Instant::now());
-            self.show_error("the storage did not answer a listing in time");
-        }
-        Target::Store(store, layouts)
-    }
-
-    /// Turns jobs into files and starts their uploads, which take the leases over.
-    async fn send(
-        &mut self,
-        moment: &Moment,
-        destination: &Arc<Destination>,
-        target: Target,
-        jobs: Vec<Picked>,
-        leases: HeldLeases,
-    ) -> Result<(), JobsDbError> {
-        let limits = Limits {
-            of_events: RetryLimit {
-                attempts: moment.of_type.max_failed_count,
-                window: moment.of_type.retry_time_window,
-            },
-            of_runs: RetryLimit {
-                attempts: moment.of_type.run_max_failed_count,
-                window: moment.of_type.run_retry_time_window,
-            },
-        };
-        if moment.settings.batch_router.disable_egress {
-            settle_unwritten(&self.shared, jobs, Verdict::EgressDisabled, limits).await?;
-            leases.decided();
-            return Ok(());
-        }
-        let (store, layouts) = match target {
-            Target::Store(store, layouts) => (store, layouts),
-            // Nothing is decided about them: their leases go back.
-            Target::Nowhere => return Ok(()),
-            Target::Broken(error) => {
-                let text = error.to_string();
-                self.show_error(&text);
-                let verdict = match &error {
-                    StoreError::Unsupported(provider) => Verdict::Unsupported(provider),
-                    other => Verdict::Failed { error: &text, unreachable: other.is_unreachable() },
-                };
-                if !matches!(verdict, Verdict::Unsupported(_)) {
-                    self.breaker.record(false, Instant::now());
-                }
-                settle_unwritten(&self.shared, jobs, verdict, limits).await?;
-                leases.decided();
-                return Ok(());
-            }
-        };
-
-        let mut written = Vec::new();
-        for cut in cuts(jobs, moment.of_type.max_events) {
-            for (_, jobs) in files(cut, |picked| picked.job.partition.id) {
-                match self.write(moment, destination, &layouts, limits, jobs).await {
-                    Ok((file, manifest)) => written.push((file, manifest)),
-                    Err(problem) => {
-                        tracing::error!(destination = %self.destination_id, %problem, "cannot write a file for upload");
-                        self.show_error(&problem);
-                        self.breaker.record(false, Instant::now());
-                        for (file, _) in written {
-                            self.shared.remove_work_path(file.path).await;
-                        }
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        let mut tx = Tx::new(Durability::Durable);
-        for (file, manifest) in &written {
-            tx.journal_put(Queue::BatchRt, manifest.to_record(file.op, file.picked_ms));
-        }
-        if let Err(error) = self.shared.jobs.commit(tx).await {
-            // A commit of unknown fate may have stored them; what is left is found and decided at the next start.
-            if let JobsDbError::Failed(_) = error {
-                return Err(error);
-            }
-            self.show_error(&error.to_string());
-            self.breaker.record(false, Instant::now());
-            return Ok(());
-        }
-        leases.decided();
-        for (mut file, manifest) in written {
-            let leases = file.outlines.iter().map(|outline| outline.lease).collect();
-            file.leases = HeldLeases::new(&self.shared.jobs, leases);
-            self.start(moment, &store, file, manifest);
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, moment: &Moment, store: &Arc<Store>, file: BatchFile, manifest: Manifest) {
-        let (op, picked_ms) = (file.op, file.picked_ms);
-        let shared = Arc::clone(&self.shared);
-        let store = Arc::clone(store);
-        let of_type = self.shared.uploads_of_type(&self.destination_type, moment.of_type.upload_limit);
-        let room = [Arc::clone(&self.room), of_type];
-        let timeout = moment.of_type.storage_timeout;
-        let task = self.uploads.spawn(async move { deliver(&shared, &store, file, room, timeout).await });
-        self.running.insert(task.id(), (op, picked_ms, manifest));
-    }
-
-    /// Writes the jobs of one source into a file in the work folder.
-    async fn write(
-        &self,
-        moment: &Moment,
-        destination: &Arc<Destination>,
-        layouts: &HashMap<String, DateLayout>,
-        limits: Limits,
-        jobs: Vec<Picked>,
-    ) -> Result<(BatchFile, Manifest), String> {
-        let Some(partition) = jobs.first().map(|picked| Arc::clone(&picked.job.partition)) else {
-            return Err("there are no jobs to write".to_owned());
-        };
-        let source_id = partition.source_id.as_str();
-        let Some(&layout) = layouts.get(source_id) else {
-            return Err(format!("the folder layout of source {source_id} is not known"));
-        };
-        let settings = &moment.settings.batch_router;
-        let picked_ms = self.shared.clock.now_ms();
-        let (date, unknown_zone) = day_in_zone(picked_ms, &settings.time_zone(&destination.workspace_id));
-        if let Some(zone) = unknown_zone {
-            tracing::error!(workspace = %destination.workspace_id, zone, "unknown time zone for object keys; UTC is used");
-        }
-        let uuid = Uuid::new_v4();
-        let started_s = picked_ms.div_euclid(1000);
-        let key = object_key(&KeyParts {
-            provider: &self.destination_type,
-            prefix: &key_prefix(&destination.config),
-            folder: &settings.bucket_folder,
-            source_id,
-            custom_date_prefix: &moment.of_type.custom_date_prefix,
-            date,
-            layout,
-            started_s,
-            uuid,
-        });
-        let name = file_name(started_s, &one_component(source_id), uuid);
-        let path = self.shared.work_file(&name);
-        let job_ids = ranges(jobs.iter().map(|picked| picked.job.id));
-        let writing = path.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let bytes = write_jobs(&writing, &jobs)?;
-            let outlines: Vec<Outline> = jobs.iter().map(|picked| Outline::of(picked, limits, picked_ms)).collect();
-            Ok::<_, std::io::Error>((bytes, outlines))
-        })
-        .await;
-        let (bytes, outlines) = match written {
-            Ok(Ok(written)) => written,
-            Ok(Err(error)) => {
-                let text = format!("cannot write {}: {error}", path.display());
-                self.shared.remove_work_path(path).await;
-                return Err(text);
-            }
-            Err(error) => return Err(format!("internal error while writing {}: {error}", path.display())),
-        };
-        let manifest = Manifest {
-            destination_id: self.destination_id.clone(),
-            destination_type: self.destination_type.clone(),
-            source_id: source_id.to_owned(),
-            key: key.clone(),
-            bytes,
-            file: name,
-            jobs: job_ids,
-        };
-        let file = BatchFile {
-            partition: Arc::clone(&partition),
-            destination: Arc::clone(destination),
-            key,
-            path,
-            bytes,
-            op: self.shared.next_op(),
-            picked_ms,
-            outlines,
-            leases: HeldLeases::new(&self.shared.jobs, Vec::new()),
-        };
-        Ok((file, manifest))
-    }
-
-    async fn open_store(&mut self, moment: &Moment, destination: &Arc<Destination>) -> Result<Arc<Store>, StoreError> {
-        if let Some((of, store)) = &self.store
-            && (Arc::ptr_eq(of, destination) || of.config == destination.config)
-        {
-            return Ok(Arc::clone(store));
-        }
-        let context = StoreContext {
-            data_dir: self.shared.data_dir.clone(),
-            destination_id: self.destination_id.clone(),
-            workspace_id: destination.workspace_id.clone(),
-            timeout: moment.of_type.storage_timeout,
-            region_hint: moment.settings.batch_router.s3_region_hint.clone(),
-            block_private_ips: moment.settings.batch_router.block_private_ips,
-        };
-        let opening = Store::open(&self.destination_type, &destination.config, &context);
-        let Ok(opened) = tokio::time::timeout(context.timeout, opening).await else {
-            let timeout_s = context.timeout.as_secs();
-            return Err(StoreError::Refused(format!("the storage did not answer within {timeout_s} s")));
-        };
-        let store = Arc::new(opened?);
-        self.store = Some((Arc::clone(destination), Arc::clone(&store)));
-        self.layouts.clear();
-        Ok(store)
-    }
-
-    /// The date layout for the source: chosen by the operator, or as its bucket has it. A bucket that let the time
-    /// of one listing pass is asked no more; `answers` tells.
-    async fn layout(
-        &mut self,
-        moment: &Moment,
-        destination: &Destination,
-        store: &Store,
-        source_id: &str,
-        answers: &mut bool,
-    ) -> DateLayout {
-        let settings = &moment.settings.batch_router;
-        let chosen = settings.date_prefix_override(&destination.workspace_id, &self.destination_id);
-        if let Some(layout) = DateLayout::chosen(&chosen) {
-            return layout;
-        }
-        if let Some(layout) = self.layouts.get(source_id) {
-            return *layout;
-        }
-        let prefix = key_prefix(&destination.config);
-        let folder = folder_key(&self.destination_type, &prefix, &settings.bucket_folder, source_id);
-        if !*answers {
-            return DateLayout::of_listing(&folder, Listing::Failed);
-        }
-        // A little shorter than what the client waits, whose error would not tell silence from a refusal.
-        let patience = moment.of_type.storage_timeout.mul_f64(0.9);
-        match tokio::time::timeout(patience, store.list(&folder, LISTED_OBJECTS)).await {
-            Ok(Ok(keys)) => {
-                let layout = DateLayout::of_listing(&folder, Listing::Keys(&keys));
-                self.layouts.insert(source_id.to_owned(), layout);
-                layout
-            }
-            Ok(Err(_)) => DateLayout::of_listing(&folder, Listing::Failed),
-            Err(_) => {
-                *answers = false;
-                DateLayout::of_listing(&folder, Listing::Failed)
-            }
-        }
-    }
-
-    fn upload_ended(&mut self, ended: Result<(Id, Delivery), JoinError>) -> Result<(), JobsDbError> {
-        let now_ms = self.shared.clock.now_ms();
-        match ended {
-            Ok((id, delivery)) => {
-                self.running.remove(&id);
-                let end = delivery?;
-                self.breaker.record(end.result.is_ok(), Instant::now());
-                match end.result {
-                    Ok(location) => self.shared.board.destination(&self.destination_id, |figures| {
-                        figures.last_location = Some(location);
-                        figures.last_upload_ms = Some(now_ms);
-                        figures.last_error = None;
-                        figures.last_error_ms = None;
-                        figures.files += 1;
-                        figures.jobs += end.jobs;
-                    }),
-                    Err(error) => self.show_error(&error.to_string()),
-                }
-            }
-            Err(error) => {
-                // Its object may have arrived: the manifest tells, as after a crash.
-                if let Some((op, start_ms, manifest)) = self.running.remove(&error.id()) {
-                    self.recovery.add(&self.shared, op, start_ms, manifest);
-                }
-                self.breaker.record(false, Instant::now());
-                tracing::error!(destination = %self.destination_id, %error, "an upload ended by an internal error");
-                self.show_error("an upload ended by an internal error");
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets running uploads end within a bound; what is cut off is decided at the next start.
-    async fn wind_down(mut self) -> Result<(), JobsDbError> {
-        let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
-        loop {
-            match tokio::time::timeout_at(deadline, self.uploads.join_next_with_id()).await {
-                Ok(Some(ended)) => self.upload_ended(ended)?,
-                Ok(None) => break,
-                Err(_) => {
-                    self.uploads.shutdown().await;
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Target {
-    /// Whether a job of the source can be decided about.
-    fn knows(&self, source_id: &str) -> bool {
-        match self {
-            Target::Store(_, layouts) => layouts.contains_key(source_id),
-            Target::Nowhere | Target::Broken(_) => true,
-        }
     }
 }
 

@@ -25,6 +25,7 @@ mod transform;
 mod units;
 mod user;
 mod version;
+mod warehouse;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ enum Verb {
     Report(report::Args),
     /// Try a user transformation on events from a file.
     Transform(transform::Args),
+    /// Show which rows of a warehouse events become.
+    Warehouse(warehouse::Args),
     /// Show the settings in force, with the origin of each value.
     Config(config::Args),
     /// Print the version.
@@ -115,6 +118,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Dead(arguments) => dead::run(arguments),
         Verb::Report(arguments) => report::run(arguments),
         Verb::Transform(arguments) => transform::run(arguments),
+        Verb::Warehouse(arguments) => warehouse::run(arguments),
         Verb::Config(arguments) => config::run(arguments),
         Verb::Version(arguments) => version::run(&arguments),
     }

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::failure::Failure;
 use super::flags::SettingsFlags;
 use super::output;
-use crate::backend_config::Source;
+use crate::backend_config::{Destination, Source};
 use crate::gateway::reachable;
 use crate::node::{self, Started};
 
@@ -34,7 +36,7 @@ fn welcome(started: &Started) -> String {
     sources.sort_by(|a, b| a.id.cmp(&b.id));
     let mut text = String::from("\nThere is no workspace file, so this node uses a small one of its own.\n");
     for source in sources.into_iter().filter(|source| source.enabled) {
-        let mut line = |name: &str, value: &str| output::line(&mut text, format_args!("  {name:<12} {value}"));
+        let mut line = |name: &str, value: &str| output::line(&mut text, format_args!("  {name:<15} {value}"));
         line("source", &source.name);
         line("write key", &source.write_key);
         if let Some(&address) = started.gateway.first() {
@@ -42,9 +44,12 @@ fn welcome(started: &Started) -> String {
             line("send one", &curl(&source.write_key, scheme, &reachable(address).to_string()));
         }
         for destination in source.destinations.iter().filter(|destination| destination.enabled) {
-            if destination.definition.name == "LOCAL" {
-                line(&destination.name.to_lowercase(), &folder(&started.data_dir, &destination.id));
-            }
+            let place = match destination.definition.name.as_str() {
+                "LOCAL" => folder(&started.data_dir, &destination.id),
+                "LOCAL_DATALAKE" => tables(&started.data_dir, destination),
+                _ => continue,
+            };
+            line(&destination.name.to_lowercase(), &place);
         }
         line("archive", &folder(&started.data_dir, "gw"));
         line("status", &format!("pintle status --admin-socket {}", absolute(&started.admin_socket).display()));
@@ -63,6 +68,12 @@ fn folder(data_dir: &Path, name: &str) -> String {
     absolute(&data_dir.join("archive").join(name)).display().to_string()
 }
 
+/// Where the tables of the embedded warehouse lie.
+fn tables(data_dir: &Path, destination: &Destination) -> String {
+    let namespace = destination.config.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    absolute(&data_dir.join("warehouse/tables").join(namespace)).display().to_string()
+}
+
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -72,7 +83,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::backend_config::{Destination, DestinationDefinition, Snapshot, Workspace};
+    use crate::backend_config::{DestinationDefinition, Snapshot, Workspace};
 
     #[test]
     fn a_newcomer_is_told_the_key_a_curl_line_and_the_folders() {
@@ -83,12 +94,19 @@ mod tests {
             definition: DestinationDefinition { name: "LOCAL".to_owned(), ..DestinationDefinition::default() },
             ..Destination::default()
         };
+        let warehouse = Destination {
+            name: "Local warehouse".to_owned(),
+            enabled: true,
+            config: [("namespace".to_owned(), Value::from("my_app"))].into_iter().collect(),
+            definition: DestinationDefinition { name: "LOCAL_DATALAKE".to_owned(), ..DestinationDefinition::default() },
+            ..Destination::default()
+        };
         let source = Source {
             id: "my-app".to_owned(),
             name: "My app".to_owned(),
             write_key: "KEY".to_owned(),
             enabled: true,
-            destinations: vec![Arc::new(destination)],
+            destinations: vec![Arc::new(destination), Arc::new(warehouse)],
             ..Source::default()
         };
         let workspace = Workspace { sources: vec![Arc::new(source)], ..Workspace::default() };
@@ -102,10 +120,11 @@ mod tests {
             is_embedded_default: true,
         });
         for expected in [
-            "write key    KEY",
+            "write key       KEY",
             "curl -u KEY: ",
             "http://127.0.0.1:8080/v1/track",
             "/d/archive/local-files",
+            "local warehouse /d/warehouse/tables/my_app",
             "/d/archive/gw",
             "--admin-socket /d/admin.sock",
         ] {

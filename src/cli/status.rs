@@ -65,6 +65,12 @@ fn render(status: &NodeStatus, now_ms: i64, colour: bool) -> String {
         let more = limits.len() - MOST_LIMITS;
         output::line(&mut text, format_args!("                 and {more} more limits; --json lists all"));
     }
+    for alert in &status.alerts {
+        let age = units::since(alert.since_ms, now_ms);
+        let (kind, subject) = (output::printable(&alert.alert), output::printable(&alert.subject));
+        let line = format!("{kind} {subject}, for {age}: {}", output::printable(&alert.text));
+        output::line(&mut text, format_args!("  alert          {}", emphasised(&line, false, colour)));
+    }
     text.push('\n');
     text.push_str(&queues(status, now_ms));
     if !status.destinations.is_empty() {
@@ -138,7 +144,9 @@ pub(super) fn destinations(destinations: &[DestinationStatus], now_ms: i64) -> S
         ("TYPE", Align::Left),
         ("STATE", Align::Left),
         ("WAITING", Align::Right),
+        ("OLDEST", Align::Right),
         ("RETRY", Align::Right),
+        ("PER S", Align::Right),
         ("DONE", Align::Right),
         ("GIVEN UP", Align::Right),
         ("LAST ERROR", Align::Left),
@@ -154,7 +162,9 @@ pub(super) fn destinations(destinations: &[DestinationStatus], now_ms: i64) -> S
             destination.kind.clone(),
             state(destination, now_ms),
             (rt.pending + files.pending).to_string(),
+            destination.oldest_ms.map_or_else(|| "-".to_owned(), |oldest_ms| units::since(oldest_ms, now_ms)),
             (rt.delayed + rt.blocked + files.delayed + files.blocked).to_string(),
+            format!("{:.1}", destination.done_per_second),
             (delivered + filed).to_string(),
             delivery.map_or(0, |delivery| delivery.aborted).to_string(),
             last_error(destination, now_ms),
@@ -222,10 +232,11 @@ mod tests {
                 "id": "d1", "name": "Hook", "type": "WEBHOOK", "enabled": true, "paused": null,
                 "rt": {"pending": 5, "pendingBytes": 1, "leased": 1, "delayed": 2, "blocked": 1, "importing": 0},
                 "batchRt": zero,
-                "delivery": {"state": "unreachable", "sinceMs": 0, "nextRetryMs": null, "delivered": 3, "filtered": 0,
+                "oldestMs": 40_000, "donePerSecond": 2.5, "delivery": {"state": "unreachable", "sinceMs": 0, "nextRetryMs": null, "delivered": 3, "filtered": 0,
                     "failed": 2, "aborted": 1, "lastError": {"code": "504", "text": "con\u{1b}nect: refused", "atMs": 40_000}},
                 "files": null
             }],
+            "alerts": [{"alert": "disk", "subject": "", "text": "5 % of the disk are free", "sinceMs": 0}],
             "components": [{"name": "router", "state": "restarting", "sinceMs": 0, "restarts": 2, "lastError": "it broke"}]
         }))
         .unwrap()
@@ -239,7 +250,8 @@ mod tests {
             "5.0 GiB free of 10 GiB, gate open",
             "/w.json, 2 sources, 1 destinations, changed 1 min 40 s ago",
             "gw           7  2.0 KiB  1 min 40 s        9",
-            "unreachable        5      3     3         1  1 min 0 s ago: 504 con nect: refused",
+            "unreachable        5  1 min 0 s      3    2.5     3         1  1 min 0 s ago: 504 con nect: refused",
+            "alert          disk , for 1 min 40 s: 5 % of the disk are free",
             "router: being restarted, 2 restarts, last error: it broke",
         ] {
             assert!(text.contains(expected), "{expected:?} in\n{text}");

@@ -153,13 +153,13 @@ fn pair<'a>(text: &'a str, form: &str) -> Result<(&'a str, &'a str), Failure> {
     text.split_once('=').ok_or_else(|| Failure::new(FAILED, format!("{text:?} has no \"=\""), &format!("write {form}")))
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+pub(super) fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path)
         .map_err(|error| Failure::new(FAILED, format!("{}: {error}", path.display()), "check the path"))
 }
 
-/// Events with the metadata that follows from them.
-fn parse_events(text: &str) -> Result<Vec<Event>, Failure> {
+/// Events in every usual form: a list, one event, or one event a line.
+pub(super) fn values(text: &str) -> Result<Vec<Value>, Failure> {
     let unreadable = |error: serde_json::Error| {
         Failure::new(FAILED, format!("the events are no JSON: {error}"), "give an array of events or one event a line")
     };
@@ -170,6 +170,11 @@ fn parse_events(text: &str) -> Result<Vec<Event>, Failure> {
             event => values.push(event),
         }
     }
+    Ok(values)
+}
+
+/// Events with the metadata that follows from them.
+fn parse_events(text: &str) -> Result<Vec<Event>, Failure> {
     let event = |(at, mut value): (usize, Value)| {
         let Some(members) = value.as_object_mut() else {
             return Err(Failure::new(FAILED, format!("event {} is no object", at + 1), ""));
@@ -180,7 +185,7 @@ fn parse_events(text: &str) -> Result<Vec<Event>, Failure> {
             json!({ "messageId": message_id, "eventName": members.get("event"), "eventType": members.get("type") });
         Ok(Event { metadata: metadata.to_string(), message: value.to_string(), message_id })
     };
-    values.into_iter().enumerate().map(event).collect()
+    values(text)?.into_iter().enumerate().map(event).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! KAFKA: the event as it is, with the topic that it goes to (destinations.md 12.7, router.md 15.1).
+//! Brokers: the event as it is, with the topic that it goes to (destinations.md 12.7, router.md 15).
+//!
+//! KAFKA chooses topics by type and name of events and knows schemas; so do MQTT and NATS, which are extras of this
+//! product. CONFLUENT_CLOUD and AZURE_EVENT_HUB have one topic, which an event may change.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,15 +11,25 @@ use serde_json::{Map, Value};
 use super::message::{Message, is_truthy, push_json_string, text_of};
 use crate::backend_config::Destination;
 
-/// Names under which an event's `integrations` may hold settings for this destination.
-const INTEGRATIONS_NAMES: [&str; 3] = ["KAFKA", "kafka", "Kafka"];
+/// Names under which an event's `integrations` may hold settings for a destination of the type, in order.
+fn integrations_names(type_name: &str) -> [&'static str; 3] {
+    match type_name {
+        "CONFLUENT_CLOUD" => ["CONFLUENT_CLOUD", "confluent_cloud", "ConfluentCloud"],
+        "AZURE_EVENT_HUB" => ["AZURE_EVENT_HUB", "azure_event_hub", "AzureEventHub"],
+        "MQTT" => ["MQTT", "mqtt", "Mqtt"],
+        "NATS" => ["NATS", "nats", "Nats"],
+        _ => ["KAFKA", "kafka", "Kafka"],
+    }
+}
 
 /// Types of events whose topic is chosen by type.
 const BY_TYPE: [&str; 5] = ["identify", "screen", "page", "group", "alias"];
 
-/// The configuration of one Kafka destination, read once.
+/// The configuration of one destination, read once.
 #[derive(Clone, Debug)]
 pub(super) struct Kafka {
+    names: [&'static str; 3],
+    has_schemas: bool,
     topic: Option<String>,
     has_many_topics: bool,
     /// By type in small letters.
@@ -26,11 +39,14 @@ pub(super) struct Kafka {
 }
 
 impl Kafka {
-    pub(super) fn new(destination: &Destination) -> Kafka {
+    pub(super) fn new(type_name: &str, destination: &Destination) -> Kafka {
         let config = &destination.config;
+        let is_hosted = matches!(type_name, "CONFLUENT_CLOUD" | "AZURE_EVENT_HUB");
         Kafka {
+            names: integrations_names(type_name),
+            has_schemas: !is_hosted,
             topic: config.get("topic").and_then(Value::as_str).filter(|topic| !topic.is_empty()).map(str::to_owned),
-            has_many_topics: config.get("enableMultiTopic") == Some(&Value::Bool(true)),
+            has_many_topics: !is_hosted && config.get("enableMultiTopic") == Some(&Value::Bool(true)),
             topic_of_type: topics(config, "eventTypeToTopicMap")
                 .into_iter()
                 .map(|(kind, topic)| (kind.to_lowercase(), topic))
@@ -43,7 +59,7 @@ impl Kafka {
     pub(super) fn transform(&self, message: &Message<'_>) -> (Vec<u8>, Option<String>) {
         let integrations = message.object("integrations");
         let own = integrations.as_ref().and_then(|integrations| {
-            let name = INTEGRATIONS_NAMES.iter().find(|name| integrations.get(name).is_some_and(is_truthy))?;
+            let name = self.names.iter().find(|name| integrations.get(name).is_some_and(is_truthy))?;
             integrations.object(name)
         });
         let chosen = |key: &str| own.as_ref().and_then(|own| own.get_present(key));
@@ -55,7 +71,7 @@ impl Kafka {
         out.extend_from_slice(b"{\"message\":");
         message.write(&mut out);
         let user = ["userId", "anonymousId"].iter().find_map(|key| message.get(key).filter(|json| is_truthy(json)));
-        for (key, json) in [("userId", user), ("schemaId", chosen("schemaId"))] {
+        for (key, json) in [("userId", user), ("schemaId", chosen("schemaId").filter(|_| self.has_schemas))] {
             if let Some(json) = json {
                 out.push(b',');
                 push_json_string(&mut out, key);
@@ -110,7 +126,7 @@ mod tests {
             "eventToTopicMap": [{ "from": "Order Done", "to": "orders" }],
         });
         let destination = Destination { config: config.as_object().cloned().unwrap(), ..Destination::default() };
-        let kafka = Kafka::new(&destination);
+        let kafka = Kafka::new("KAFKA", &destination);
         for (event, expected) in [
             (json!({ "type": "identify" }), "people"),
             (json!({ "type": "track", "event": "Order Done" }), "orders"),
@@ -130,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_record_carries_the_user_and_the_schema_if_there_are_any() {
-        let kafka = Kafka::new(&Destination::default());
+        let kafka = Kafka::new("KAFKA", &Destination::default());
         let transform = |event: Value| {
             let text = event.to_string();
             let (payload, topic) = kafka.transform(&Message::parse(&text).unwrap());
@@ -143,5 +159,34 @@ mod tests {
         let with_schema = json!({ "userId": "u", "integrations": { "KAFKA": { "schemaId": "s" } } });
         assert_eq!(transform(with_schema), json!({ "userId": "u", "schemaId": "s" }));
         assert_eq!(transform(json!({})), json!({}));
+    }
+
+    #[test]
+    fn hosted_clusters_have_one_topic_that_an_event_may_change() {
+        let config = json!({
+            "topic": "usual", "enableMultiTopic": true, "eventTypeToTopicMap": [{ "from": "identify", "to": "people" }],
+        });
+        let destination = Destination { config: config.as_object().cloned().unwrap(), ..Destination::default() };
+        let own = json!({ "topic": "own", "schemaId": "s" });
+        for (type_name, name, chosen, usual) in [
+            ("CONFLUENT_CLOUD", "ConfluentCloud", "own", "usual"),
+            ("AZURE_EVENT_HUB", "azure_event_hub", "own", "usual"),
+            ("AZURE_EVENT_HUB", "Kafka", "usual", "usual"),
+            ("MQTT", "Mqtt", "own", "people"),
+            ("NATS", "NATS", "own", "people"),
+        ] {
+            let kafka = Kafka::new(type_name, &destination);
+            let topic_of = |event: Value| {
+                let (payload, topic) = kafka.transform(&Message::parse(&event.to_string()).unwrap());
+                let payload: Value = serde_json::from_slice(&payload).unwrap();
+                let is_hosted = !matches!(type_name, "MQTT" | "NATS");
+                assert!(!is_hosted || payload.get("schemaId").is_none());
+                topic.unwrap()
+            };
+            assert_eq!(topic_of(json!({ "type": "identify" })), usual, "{type_name}");
+            let expected = if chosen == "own" { "own" } else { usual };
+            let event = json!({ "type": "identify", "integrations": { name: own } });
+            assert_eq!(topic_of(event), expected, "{type_name} {name}");
+        }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Promises: the message is never parsed into a tree unless a rule needs it; no I/O; no clock; an output
 //! depends on nothing but the message, the envelope and the configuration. Apart from that, [`resolve`] finds the
-//! addresses of destinations for whoever delivers to them, and [`private_address`] says which of them may be reached.
+//! addresses of destinations for whoever delivers to them, [`private_address`] says which of them may be
+//! reached, and [`peer`] that a connection ended at one of those.
 //!
 //! One file or folder per integration. [`plan`] says which types are native. [`warehouse`] turns events into rows.
 
@@ -15,6 +16,7 @@ mod flatten;
 mod http;
 mod kafka;
 mod message;
+pub mod peer;
 mod plan;
 pub mod private_address;
 mod redis;
@@ -25,6 +27,6 @@ pub mod warehouse;
 mod webhook;
 
 pub use message::{Message, Unreadable, may_hold_key, push_json_string};
-pub use plan::{Output, Plan, is_batch, is_mapped, is_native, without_filtered_config};
+pub use plan::{Output, Plan, is_batch, is_mapped, is_native, is_warehouse, without_filtered_config};
 pub use refusal::{Kind, Refusal};
 pub use routed::{Routed, is_transformed_by_router};

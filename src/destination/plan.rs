@@ -11,6 +11,7 @@ use super::kafka::Kafka;
 use super::message::{Message, Unreadable};
 use super::redis::Redis;
 use super::refusal::Refusal;
+use super::warehouse::Dialect;
 use super::webhook::Webhook;
 use crate::backend_config::Destination;
 
@@ -90,19 +91,21 @@ const BATCH: [&str; 33] = [
 ];
 
 /// Types with a mapping of their own.
-const MAPPED: [&str; 4] = ["WEBHOOK", "HTTP", "KAFKA", "REDIS"];
-
-/// Types that are mapped here and that this build has no client for.
-const WITHOUT_CLIENT: [&str; 1] = ["KAFKA"];
+const MAPPED: [&str; 8] = ["WEBHOOK", "HTTP", "KAFKA", "CONFLUENT_CLOUD", "AZURE_EVENT_HUB", "REDIS", "MQTT", "NATS"];
 
 /// Whether the node transforms this type itself.
 pub fn is_mapped(type_name: &str) -> bool {
-    MAPPED.contains(&type_name) || IDENTITY.contains(&type_name)
+    MAPPED.contains(&type_name) || IDENTITY.contains(&type_name) || is_warehouse(type_name)
 }
 
 /// Whether the node transforms this type itself and delivers to it.
 pub fn is_native(type_name: &str) -> bool {
-    is_mapped(type_name) && !WITHOUT_CLIENT.contains(&type_name)
+    is_mapped(type_name)
+}
+
+/// Whether events for this type become rows (see [`warehouse`](super::warehouse)) that are loaded from staging files.
+pub fn is_warehouse(type_name: &str) -> bool {
+    Dialect::of_type(type_name).is_some_and(|dialect| !dialect.is_streamed())
 }
 
 /// Whether jobs of this type go to the batch router instead of the router.
@@ -130,7 +133,9 @@ impl Plan {
         Plan(match type_name {
             "WEBHOOK" => Way::Webhook(Webhook::new(destination)),
             "HTTP" => Way::Http(Box::new(Http::new(destination))),
-            "KAFKA" => Way::Kafka(Kafka::new(destination)),
+            "KAFKA" | "CONFLUENT_CLOUD" | "AZURE_EVENT_HUB" | "MQTT" | "NATS" => {
+                Way::Kafka(Kafka::new(type_name, destination))
+            }
             "REDIS" => Way::Redis(Redis::new(destination)),
             _ if IDENTITY.contains(&type_name) => Way::Identity,
             _ => Way::Unavailable(type_name.to_owned()),
@@ -286,6 +291,15 @@ mod tests {
             assert!(is_native(type_name) && is_batch(type_name));
             assert_eq!(outputs(&destination(type_name, json!({})), r#"{"a":1}"#), Ok(vec![json!({ "a": 1 })]));
         }
+    }
+
+    #[test]
+    fn warehouses_that_load_files_are_native() {
+        for type_name in ["RS", "SNOWFLAKE", "POSTGRES", "S3_DATALAKE", "LOCAL_DATALAKE", "SQLITE"] {
+            assert!(is_native(type_name) && is_batch(type_name) && is_warehouse(type_name), "{type_name}");
+        }
+        // These are streamed to, and this build has no client for that.
+        assert!(!is_warehouse("SNOWPIPE_STREAMING") && !is_native("BQSTREAM_ALL_EVENTS") && !is_warehouse("S3"));
     }
 
     #[test]

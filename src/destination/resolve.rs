@@ -6,6 +6,7 @@
 //! or failed is looked up by other threads from then on, so that dead names do not hold up those that live.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::sync::{Arc, LazyLock};
@@ -33,6 +34,35 @@ static RESOLVER: LazyLock<Resolver> =
 /// The name does not resolve, or too many names wait for a slow resolver.
 pub async fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
     RESOLVER.resolve(name).await
+}
+
+/// Where the addresses of names come from: the system, unless a test says otherwise.
+#[derive(Clone, Default)]
+pub struct NameSource(Option<Arc<Resolver>>);
+
+impl NameSource {
+    /// Names that a function answers for, in place of the system.
+    #[cfg(test)]
+    pub(crate) fn answered_by(look_up: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> NameSource {
+        NameSource(Some(Arc::new(Resolver::start(look_up))))
+    }
+
+    /// As [`resolve`].
+    ///
+    /// # Errors
+    /// As [`resolve`].
+    pub async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        match &self.0 {
+            Some(resolver) => resolver.resolve(name).await,
+            None => resolve(name).await,
+        }
+    }
+}
+
+impl fmt::Debug for NameSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NameSource")
+    }
 }
 
 /// Addresses, or what went wrong.

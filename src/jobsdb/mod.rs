@@ -50,7 +50,7 @@ pub use cancelled::{CancelError, CancelledRuns};
 pub use dead_letter::DeadLetter;
 pub use open::inspect;
 pub use runs::{FailedRecord, RecordPlace, RunKey, RunOfJob, RunRow, RunStats};
-pub use staging_file::{BatchDestination, Named, StagingFile};
+pub use staging_file::{BatchDestination, Named, RowNotes, StagingFile, StagingRecord};
 
 use crate::clock::Clock;
 use crate::settings::{JobsDbSettings, Profile, QueueSettings, RunSettings, Settings, StorageSettings};

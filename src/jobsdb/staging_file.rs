@@ -3,11 +3,12 @@
 //! In: the lines of the file as they are written, `{data, metadata: {table, columns, receivedAt}}` each. Out: what
 //! the file holds, table by table, in the form that the warehouse takes.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Time of files that belong to no hour of their own.
 const NO_WINDOW: &str = "0001-01-01T00:00:00Z";
@@ -80,20 +81,110 @@ impl Default for StagingFile {
     }
 }
 
+/// What a row says about itself, read from its JSON `{data, metadata}`. Members that are missing or of another type
+/// count as absent; so does everything in a row that cannot be read.
+#[derive(Debug, Default)]
+pub struct RowNotes<'a>(Notes<'a>);
+
 #[derive(Default, Deserialize)]
 struct Line<'a> {
     #[serde(borrow, default)]
-    metadata: Metadata<'a>,
+    metadata: Notes<'a>,
 }
 
-#[derive(Default, Deserialize)]
-struct Metadata<'a> {
-    #[serde(borrow, default)]
-    table: Option<Cow<'a, str>>,
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Notes<'a> {
     #[serde(default)]
-    columns: Option<Map<String, Value>>,
-    #[serde(borrow, default, rename = "receivedAt")]
-    received_at: Option<Cow<'a, str>>,
+    table: Option<String>,
+    #[serde(borrow, default)]
+    columns: Option<&'a RawValue>,
+    #[serde(default)]
+    received_at: Option<String>,
+    #[serde(default)]
+    is_merge_rule: bool,
+    #[serde(default)]
+    merge_prop_one: Option<String>,
+    #[serde(default)]
+    merge_prop_two: Option<String>,
+}
+
+impl<'a> RowNotes<'a> {
+    /// Reads them; the data of the row is only passed over.
+    pub fn read(row: &'a [u8]) -> RowNotes<'a> {
+        RowNotes(serde_json::from_slice::<Line<'_>>(row).unwrap_or_default().metadata)
+    }
+
+    /// When the event was received, as it was written; empty when the row does not say.
+    pub fn received_at(&self) -> &str {
+        self.0.received_at.as_deref().unwrap_or_default()
+    }
+
+    /// The two properties that the row joins, when it is a rule of identity resolution.
+    pub fn merge_rule(&self) -> Option<(&str, &str)> {
+        let Notes { is_merge_rule, merge_prop_one, merge_prop_two, .. } = &self.0;
+        is_merge_rule
+            .then(|| (merge_prop_one.as_deref().unwrap_or_default(), merge_prop_two.as_deref().unwrap_or_default()))
+    }
+}
+
+/// The record of a staging file in the making: takes note of its rows one by one.
+///
+/// Columns that a table had before in the same words are known by their hash and not read again, which is what nearly
+/// every row comes to.
+#[derive(Debug)]
+pub struct StagingRecord {
+    file: StagingFile,
+    known_columns: FxHashSet<u64>,
+}
+
+impl StagingRecord {
+    /// Over a record without rows.
+    pub fn new(file: StagingFile) -> StagingRecord {
+        StagingRecord { file, known_columns: FxHashSet::default() }
+    }
+
+    /// Takes note of the next row of `length` bytes, its line break aside.
+    pub fn add(&mut self, length: usize, row: &RowNotes<'_>) {
+        let file = &mut self.file;
+        let bytes = u64::try_from(length).unwrap_or(u64::MAX).saturating_add(1);
+        file.total_events += 1;
+        file.total_bytes = file.total_bytes.saturating_add(bytes);
+        let received_at = seconds_in_utc(row.received_at());
+        if file.total_events == 1 {
+            file.first_event_at.clone_from(&received_at);
+        }
+        file.last_event_at = received_at;
+        let Some(table) = row.0.table.as_deref().filter(|table| !table.is_empty()) else { return };
+        match file.bytes_per_table.get_mut(table) {
+            Some(sum) => *sum = sum.as_u64().unwrap_or(0).saturating_add(bytes).into(),
+            None => {
+                file.bytes_per_table.insert(table.to_owned(), bytes.into());
+                file.schema.insert(table.to_owned(), Map::new().into());
+            }
+        }
+        let Some(columns) = row.0.columns.map(RawValue::get) else { return };
+        let hash = xxh3_64_with_seed(columns.as_bytes(), xxh3_64(table.as_bytes()));
+        if !self.known_columns.insert(hash) {
+            return;
+        }
+        let columns: Map<String, Value> = serde_json::from_str(columns).unwrap_or_default();
+        let Some(known) = file.schema.get_mut(table).and_then(Value::as_object_mut) else { return };
+        for (column, kind) in columns {
+            // The first type stays, but for texts that turn out longer.
+            match known.get(&column) {
+                Some(before) if !(before == "string" && kind == "text") => {}
+                _ => {
+                    known.insert(column, kind);
+                }
+            }
+        }
+    }
+
+    /// The record.
+    pub fn finish(self) -> StagingFile {
+        self.file
+    }
 }
 
 impl StagingFile {
@@ -104,11 +195,11 @@ impl StagingFile {
         destination_id: &str,
         object_key: &str,
     ) -> StagingFile {
-        let mut file = StagingFile::new(source_id, destination_id, object_key);
+        let mut record = StagingRecord::new(StagingFile::new(source_id, destination_id, object_key));
         for line in lines {
-            file.add(line);
+            record.add(line.len(), &RowNotes::read(line.as_bytes()));
         }
-        file
+        record.finish()
     }
 
     /// The record of an empty file.
@@ -133,34 +224,6 @@ impl StagingFile {
             source_job_run_id: String::new(),
             time_window: NO_WINDOW.to_owned(),
             server_instance_id: String::new(),
-        }
-    }
-
-    /// Takes note of the next line, which is given without its line break.
-    pub fn add(&mut self, line: &str) {
-        let bytes = u64::try_from(line.len()).unwrap_or(u64::MAX).saturating_add(1);
-        let Metadata { table, columns, received_at } =
-            serde_json::from_str::<Line<'_>>(line).unwrap_or_default().metadata;
-        self.total_events += 1;
-        self.total_bytes = self.total_bytes.saturating_add(bytes);
-        let received_at = received_at.as_deref().map(seconds_in_utc).unwrap_or_default();
-        if self.total_events == 1 {
-            self.first_event_at.clone_from(&received_at);
-        }
-        self.last_event_at = received_at;
-        let Some(table) = table.filter(|table| !table.is_empty()) else { return };
-        let so_far = self.bytes_per_table.get(&*table).and_then(Value::as_u64).unwrap_or(0);
-        self.bytes_per_table.insert(table.clone().into_owned(), so_far.saturating_add(bytes).into());
-        let known = self.schema.entry(table.into_owned()).or_insert_with(|| Map::new().into());
-        let Some(known) = known.as_object_mut() else { return };
-        for (column, kind) in columns.unwrap_or_default() {
-            // The first type stays, but for texts that turn out longer.
-            match known.get(&column) {
-                Some(before) if !(before == "string" && kind == "text") => {}
-                _ => {
-                    known.insert(column, kind);
-                }
-            }
         }
     }
 }

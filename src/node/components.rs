@@ -163,6 +163,19 @@ pub(super) fn code_listener(parts: &Parts, address: std::net::SocketAddr, listen
     Component { name: "code_listener", start }
 }
 
+/// Alerts.
+pub(super) fn alerts(deps: &admin::Deps) -> Component {
+    let deps = deps.clone();
+    let start: Start = Arc::new(move |stop| {
+        let deps = deps.clone();
+        Box::pin(async move {
+            admin::alerts::run(deps, stop).await;
+            Ok(())
+        })
+    });
+    Component { name: "alerts", start }
+}
+
 /// The admin API. The first start uses the listeners that are bound already.
 pub(super) fn admin(deps: admin::Deps, listeners: admin::Listeners) -> Component {
     let bound = Arc::new(Mutex::new(Some(listeners)));

@@ -296,8 +296,11 @@ async fn serve(
         gateway_addresses: Arc::clone(&parts.gateway_addresses),
         own_port: parts.own_port.clone(),
         internal: parts.internal.clone(),
+        backlogs: Arc::default(),
+        alerts: Arc::default(),
         reloads,
     };
+    running.keep(Step::Work, Supervised::start(components::alerts(&admin_deps), watch.clone()));
     running.keep(Step::Admin, Supervised::start(components::admin(admin_deps, admin_listeners), watch.clone()));
 
     let waiting = wait_for_configuration(&parts.config);

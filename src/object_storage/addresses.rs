@@ -1,41 +1,59 @@
 //! Which addresses an object store may have (security.md 4): never a cloud's metadata service, and with
 //! `blockPrivateIPs` no private address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use object_store::client::{DnsFuture, DnsResolver};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::StoreError;
+use crate::destination::private_address::{AddressRefused, AddressRules};
 use crate::destination::resolve;
 
+/// What counts as private besides the addresses of this machine.
+const PRIVATE: &str =
+    "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,127.0.0.0/8,169.254.0.0/16,fc00::/7,fe80::/10";
+
 /// The rule for one destination.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct AddressRule {
-    pub(super) block_private: bool,
-}
+#[derive(Clone, Debug)]
+pub struct AddressRule(Arc<AddressRules>);
 
 impl AddressRule {
-    /// Why the address is refused.
-    fn refusal(self, address: IpAddr) -> Option<&'static str> {
-        let address = unwrapped(address);
-        if is_metadata(address) {
-            Some("it is a cloud metadata service")
-        } else if self.block_private && is_private(address) {
-            Some("access to private IPs is blocked")
-        } else {
-            None
-        }
+    /// The rule, with or without private addresses.
+    pub fn new(block_private: bool) -> AddressRule {
+        let refused = if block_private { AddressRules::private(&[PRIVATE.to_owned()]) } else { Vec::new() };
+        AddressRule(Arc::new(AddressRules { refused, ..AddressRules::default() }))
+    }
+
+    /// Whether the address may be reached.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.0.allows(address)
+    }
+
+    /// The addresses of a host, all of which may be reached.
+    ///
+    /// # Errors
+    /// The name does not resolve, or to an address that is refused.
+    pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
+        let addresses = match host.trim_matches(['[', ']']).parse() {
+            Ok(address) => vec![address],
+            Err(_) => resolve::resolve(host).await?,
+        };
+        if self.0.allow_all(&addresses) { Ok(addresses) } else { Err(Box::new(AddressRefused)) }
     }
 
     /// Judges the host of an endpoint if it is an address; names are judged when they are resolved.
-    pub(super) fn judge_endpoint(self, endpoint: &url::Url) -> Result<(), StoreError> {
+    pub(super) fn judge_endpoint(&self, endpoint: &url::Url) -> Result<(), StoreError> {
         let literal = match endpoint.host() {
             Some(url::Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             Some(url::Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-            _ => None,
+            // `127.0.0.1.` is a name to the URL and an address to the connector.
+            Some(url::Host::Domain(name)) => name.trim_end_matches('.').parse().ok(),
+            None => None,
         };
-        match literal.and_then(|address| self.refusal(address)) {
-            Some(why) => Err(StoreError::Misconfigured(format!("the endpoint {endpoint} is refused: {why}"))),
+        match literal.filter(|address| !self.allows(*address)) {
+            Some(_) => Err(StoreError::Misconfigured(format!("the endpoint {endpoint} is refused: {AddressRefused}"))),
             None => Ok(()),
         }
     }
@@ -43,51 +61,19 @@ impl AddressRule {
 
 impl DnsResolver for AddressRule {
     fn resolve(&self, host: &str) -> DnsFuture {
-        let rule = *self;
-        let host = host.to_owned();
+        let (rule, host) = (self.clone(), host.to_owned());
+        Box::pin(async move { AddressRule::resolve(&rule, &host).await })
+    }
+}
+
+impl Resolve for AddressRule {
+    fn resolve(&self, name: Name) -> Resolving {
+        let rule = self.clone();
         Box::pin(async move {
-            let addresses = resolve::resolve(&host).await?;
-            match addresses.iter().find_map(|&address| rule.refusal(address)) {
-                Some(why) => Err(format!("{host} is refused: {why}").into()),
-                None => Ok(addresses),
-            }
+            let addresses = AddressRule::resolve(&rule, name.as_str()).await?;
+            // The connector knows the port.
+            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
         })
-    }
-}
-
-/// The address that is really meant by mapped, compatible, NAT64 and 6to4 forms.
-fn unwrapped(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
-    let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low)));
-    match v6.segments() {
-        [0, 0, 0, 0, 0, 0, 0, _] => address,
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            v4(high, low)
-        }
-        _ => address,
-    }
-}
-
-fn is_metadata(address: IpAddr) -> bool {
-    const V4: [Ipv4Addr; 4] = [
-        Ipv4Addr::new(169, 254, 169, 254),
-        Ipv4Addr::new(169, 254, 170, 2),
-        Ipv4Addr::new(100, 100, 100, 200),
-        Ipv4Addr::new(192, 0, 0, 192),
-    ];
-    match address {
-        IpAddr::V4(v4) => V4.contains(&v4),
-        IpAddr::V6(v6) => v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    }
-}
-
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_private() || v4.is_loopback() || v4.is_link_local() || a == 0 || (a == 100 && (64..128).contains(&b))
-        }
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 
@@ -97,8 +83,8 @@ mod tests {
 
     #[test]
     fn metadata_services_are_never_reached_and_private_addresses_only_when_allowed() {
-        let open = AddressRule { block_private: false };
-        let blocking = AddressRule { block_private: true };
+        let open = AddressRule::new(false);
+        let blocking = AddressRule::new(true);
         for (endpoint, open_allows, blocking_allows) in [
             ("http://169.254.169.254/", false, false),
             ("http://[::ffff:a9fe:a9fe]/", false, false),

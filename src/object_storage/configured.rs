@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use super::StoreError;
+
 pub(super) struct Configured<'a>(pub(super) &'a Map<String, Value>);
 
 impl Configured<'_> {
@@ -33,4 +35,17 @@ impl Configured<'_> {
             _ => None,
         }
     }
+}
+
+/// The URL of a host and port as people write them, with or without a scheme, which `plain` overrules.
+pub(super) fn endpoint(written: &str, plain: bool) -> Result<url::Url, StoreError> {
+    let (scheme, bare) = match written.split_once("://") {
+        Some(("http", bare)) => ("http", bare),
+        Some(("https", bare)) => ("https", bare),
+        _ => ("https", written),
+    };
+    let scheme = if plain { "http" } else { scheme };
+    format!("{scheme}://{bare}")
+        .parse()
+        .map_err(|error| StoreError::Misconfigured(format!("the endPoint {written:?} is not a host and port: {error}")))
 }

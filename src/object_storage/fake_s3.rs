@@ -88,6 +88,15 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
         (&Method::POST, _) if query.contains_key("uploads") => {
             reply(200, "<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>")
         }
+        (&Method::POST, _) if query.contains_key("delete") => {
+            let text = String::from_utf8_lossy(&body);
+            let mut deleted = String::new();
+            for key in text.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
+                state.objects.remove(&format!("{bucket}/{key}"));
+                deleted.push_str(&["<Deleted><Key>", key, "</Key></Deleted>"].concat());
+            }
+            reply(200, &format!("<DeleteResult>{deleted}</DeleteResult>"))
+        }
         (&Method::POST, _) => {
             let whole = std::mem::take(&mut state.parts).into_values().flatten().collect();
             put(&mut state, path, whole, &head.headers);
@@ -100,10 +109,6 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
             }
             None => reply(404, ""),
         },
-        (&Method::DELETE, _) => {
-            state.objects.remove(path);
-            reply(204, "")
-        }
         (&Method::GET, _) if !key.is_empty() => match state.objects.get(path) {
             Some(object) => {
                 let builder = Response::builder().header("etag", "\"e\"");

@@ -5,10 +5,15 @@
 //! storage that could not be reached from one that refused.
 
 mod addresses;
+mod assumed_role;
+mod azure;
 mod configured;
 #[cfg(test)]
 pub(crate) mod fake_s3;
+mod gcs;
+mod http;
 mod local;
+mod remote;
 mod s3;
 
 use std::path::{Path, PathBuf};
@@ -16,13 +21,18 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use addresses::AddressRule;
 pub use local::{LocalStore, refused_directory};
 pub use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
-pub use s3::RemoteStore;
+pub use remote::RemoteStore;
 
+use crate::destination::warehouse::FileStorage;
 use configured::Configured;
 
-/// Destination types whose files this module can store, or whose absence it can name.
+/// Where files of warehouses without a bucket lie, below the data directory.
+pub const WAREHOUSE_FOLDER: &str = "warehouse/objects";
+
+/// Destination types whose files this module can store.
 pub const OBJECT_STORAGES: [&str; 6] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL"];
 
 /// Why a file could not be stored or asked for.
@@ -44,6 +54,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    fn no_bucket() -> StoreError {
+        StoreError::Misconfigured("no storage bucket configured to uploader".to_owned())
+    }
+
     /// Whether the storage was not reached at all (router.md 7.7).
     pub fn is_unreachable(&self) -> bool {
         matches!(self, StoreError::Unreachable(_))
@@ -72,7 +86,7 @@ pub struct StoreContext {
 pub enum Store {
     /// A directory on this machine.
     Local(LocalStore),
-    /// A bucket that speaks the S3 protocol.
+    /// A bucket or container.
     Remote(RemoteStore),
 }
 
@@ -87,9 +101,26 @@ impl Store {
         match provider {
             "LOCAL" => LocalStore::of_destination(&configured, context).map(Store::Local),
             "S3" | "MINIO" | "DIGITAL_OCEAN_SPACES" => {
-                RemoteStore::open(provider, &configured, context).await.map(Store::Remote)
+                s3::open(provider, &configured, context).await.map(Store::Remote)
             }
+            "GCS" => gcs::open(&configured, context).map(Store::Remote),
+            "AZURE_BLOB" => azure::open(&configured, context).map(Store::Remote),
             other => Err(StoreError::Unsupported(other.to_owned())),
+        }
+    }
+
+    /// Opens the storage of staging and load files of a warehouse (warehouse.md 18.4). Also says whether it is the
+    /// node's own, for want of a bucket.
+    pub async fn of_warehouse(
+        destination_type: &str,
+        config: &Map<String, Value>,
+        context: &StoreContext,
+    ) -> Result<(Store, bool), StoreError> {
+        match FileStorage::of_warehouse(destination_type, config).map_err(StoreError::Unsupported)? {
+            FileStorage::Local => {
+                Ok((Store::Local(LocalStore::of_node(&context.data_dir.join(WAREHOUSE_FOLDER))), true))
+            }
+            FileStorage::Provider(provider) => Ok((Store::open(provider, config, context).await?, false)),
         }
     }
 

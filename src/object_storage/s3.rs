@@ -1,216 +1,115 @@
 //! Buckets that speak the S3 protocol: S3, MinIO, DigitalOcean Spaces (router.md 20, security.md 2.4).
 
-use std::error::Error;
-use std::path::Path as FilePath;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, resolve_bucket_region};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider, resolve_bucket_region};
 use object_store::path::Path;
 use object_store::signer::Signer;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use object_store::{ClientOptions, RetryConfig};
 
 use super::addresses::AddressRule;
+use super::assumed_role::AssumedRole;
 use super::configured::Configured;
+use super::http::Http;
+use super::remote::{Maker, RemoteStore, refusal};
 use super::{StoreContext, StoreError};
 
-/// Longer files go in parts of this size.
-const PART_BYTES: usize = 5 << 20;
+pub(super) async fn open(
+    provider: &str,
+    config: &Configured<'_>,
+    context: &StoreContext,
+) -> Result<RemoteStore, StoreError> {
+    let bucket = config.text("bucketName").trim_end_matches('/').to_owned();
+    if bucket.is_empty() {
+        return Err(StoreError::no_bucket());
+    }
+    let rule = AddressRule::new(context.block_private_ips);
+    let place = Place::of(provider, config, &bucket)?;
+    if let Some(endpoint) = &place.endpoint {
+        rule.judge_endpoint(endpoint)?;
+    }
+    let http = Http::new(&rule, context.timeout, place.allow_http)?;
+    let region = match place.region {
+        Some(region) => region,
+        // A bucket that hides its region, or does not exist, gets its error from the upload itself.
+        None => {
+            let options = ClientOptions::new().with_timeout(context.timeout).with_dns_resolver(Arc::new(rule.clone()));
+            resolve_bucket_region(&bucket, &options).await.unwrap_or_else(|_| context.region_hint.clone())
+        }
+    };
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(&bucket)
+        .with_region(&region)
+        .with_virtual_hosted_style_request(place.virtual_hosted)
+        .with_allow_http(place.allow_http)
+        .with_http_connector(http.clone())
+        .with_credentials(credentials(config, context, &rule, &region)?)
+        .with_retry(RetryConfig { max_retries: 2, retry_timeout: context.timeout, ..RetryConfig::default() });
+    if config.flag("enableSSE") == Some(true) {
+        let encryption: AmazonS3ConfigKey = "aws_server_side_encryption".parse().map_err(|error| refusal(&error))?;
+        builder = builder.with_config(encryption, "AES256");
+    }
+    let base = match &place.endpoint {
+        Some(endpoint) => {
+            let endpoint = endpoint.as_str().trim_end_matches('/');
+            builder = builder.with_endpoint(endpoint);
+            if place.virtual_hosted { endpoint.to_owned() } else { format!("{endpoint}/{bucket}") }
+        }
+        None if place.virtual_hosted => format!("https://{bucket}.s3.{region}.amazonaws.com"),
+        None => format!("https://s3.{region}.amazonaws.com/{bucket}"),
+    };
+    let client = Arc::new(builder.build().map_err(|error| StoreError::Misconfigured(error.to_string()))?);
+    let maker = BucketMaker { client: Arc::clone(&client), http, bucket, timeout: context.timeout };
+    Ok(RemoteStore { client, base, maker: (provider == "MINIO").then_some(Maker::Bucket(maker)) })
+}
 
-/// Parts on their way at a time, so that a file is never in memory whole.
-const PARTS_AT_A_TIME: usize = 2;
+/// Keys of the destination's own; else those of the machine: environment, container, instance. A role is assumed
+/// with either of them.
+fn credentials(
+    config: &Configured<'_>,
+    context: &StoreContext,
+    rule: &AddressRule,
+    region: &str,
+) -> Result<AwsCredentialProvider, StoreError> {
+    let key_id = config.text("accessKeyID");
+    let secret = config.first_text(&["secretAccessKey", "accessKey"]);
+    let mut builder = if key_id.is_empty() || secret.is_empty() {
+        // The machine's own client finds them: it may ask the metadata service, which objects never go to.
+        AmazonS3Builder::from_env()
+    } else {
+        AmazonS3Builder::new().with_access_key_id(key_id).with_secret_access_key(secret)
+    };
+    let token = config.text("sessionToken");
+    if !token.is_empty() {
+        builder = builder.with_token(token);
+    }
+    let own = builder.with_bucket_name("none").with_region(region).build();
+    let own = own.map_err(|error| StoreError::Misconfigured(error.to_string()))?;
+    let role = config.text("iamRoleARN");
+    if role.is_empty() || config.flag("roleBasedAuth") == Some(false) {
+        return Ok(Arc::clone(own.credentials()));
+    }
+    let own = Arc::clone(own.credentials());
+    Ok(Arc::new(AssumedRole::new(own, role, region, &config.text("stsEndpoint"), context, rule)?))
+}
 
-/// A bucket.
+/// Makes a bucket.
 #[derive(Debug)]
-pub struct RemoteStore {
-    client: AmazonS3,
+pub(super) struct BucketMaker {
+    client: Arc<AmazonS3>,
+    http: Http,
     bucket: String,
-    /// Everything of an object's URL before its key.
-    base: String,
-    create_bucket: bool,
     timeout: Duration,
 }
 
-impl RemoteStore {
-    pub(super) async fn open(
-        provider: &str,
-        config: &Configured<'_>,
-        context: &StoreContext,
-    ) -> Result<RemoteStore, StoreError> {
-        let bucket = config.text("bucketName").trim_end_matches('/').to_owned();
-        if bucket.is_empty() {
-            return Err(StoreError::Misconfigured("no storage bucket configured to uploader".to_owned()));
-        }
-        if !config.text("iamRoleARN").is_empty() || config.flag("roleBasedAuth") == Some(true) {
-            return Err(StoreError::Misconfigured(
-                "access by an assumed role is not available in this build; configure access keys".to_owned(),
-            ));
-        }
-        let rule = AddressRule { block_private: context.block_private_ips };
-        let place = Place::of(provider, config, &bucket)?;
-        if let Some(endpoint) = &place.endpoint {
-            rule.judge_endpoint(endpoint)?;
-        }
-        let options = ClientOptions::new()
-            .with_timeout(context.timeout)
-            .with_connect_timeout(context.timeout.min(Duration::from_secs(10)))
-            .with_allow_http(place.allow_http)
-            .with_dns_resolver(std::sync::Arc::new(rule));
-        let region = match place.region {
-            Some(region) => region,
-            // A bucket that hides its region, or does not exist, gets its error from the upload itself.
-            None => resolve_bucket_region(&bucket, &options).await.unwrap_or_else(|_| context.region_hint.clone()),
-        };
-
-        let key_id = config.text("accessKeyID");
-        let secret = config.first_text(&["secretAccessKey", "accessKey"]);
-        // Without keys of its own the destination relies on the machine's: environment, container, instance.
-        let builder = if key_id.is_empty() || secret.is_empty() {
-            AmazonS3Builder::from_env()
-        } else {
-            AmazonS3Builder::new().with_access_key_id(key_id).with_secret_access_key(secret)
-        };
-        let mut builder = builder
-            .with_bucket_name(&bucket)
-            .with_region(&region)
-            .with_virtual_hosted_style_request(place.virtual_hosted)
-            .with_client_options(options)
-            .with_retry(RetryConfig { max_retries: 2, retry_timeout: context.timeout, ..RetryConfig::default() });
-        let token = config.text("sessionToken");
-        if !token.is_empty() {
-            builder = builder.with_token(token);
-        }
-        if config.flag("enableSSE") == Some(true) {
-            let encryption: AmazonS3ConfigKey =
-                "aws_server_side_encryption".parse().map_err(|error| refusal(&error))?;
-            builder = builder.with_config(encryption, "AES256");
-        }
-        let base = match &place.endpoint {
-            Some(endpoint) => {
-                let endpoint = endpoint.as_str().trim_end_matches('/');
-                builder = builder.with_endpoint(endpoint);
-                if place.virtual_hosted { endpoint.to_owned() } else { format!("{endpoint}/{bucket}") }
-            }
-            None if place.virtual_hosted => format!("https://{bucket}.s3.{region}.amazonaws.com"),
-            None => format!("https://s3.{region}.amazonaws.com/{bucket}"),
-        };
-        let client = builder.build().map_err(|error| StoreError::Misconfigured(error.to_string()))?;
-        Ok(RemoteStore { client, bucket, base, create_bucket: provider == "MINIO", timeout: context.timeout })
-    }
-
-    pub(super) async fn upload(&self, key: &str, file: &FilePath) -> Result<String, StoreError> {
-        let path = path_of(key)?;
-        match self.put(&path, file).await {
-            Err(Failed::Storage(error)) if self.create_bucket && says_no_bucket(&error) => {
-                self.make_bucket().await?;
-                self.put(&path, file).await?;
-            }
-            result => result?,
-        }
-        Ok(format!("{}/{path}", self.base))
-    }
-
-    pub(super) fn location(&self, key: &str) -> Result<String, StoreError> {
-        Ok(format!("{}/{}", self.base, path_of(key)?))
-    }
-
-    pub(super) async fn length(&self, key: &str) -> Result<Option<u64>, StoreError> {
-        match self.client.head(&path_of(key)?).await {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(refusal(&error)),
-        }
-    }
-
-    pub(super) async fn list(&self, folder: &str, at_most: usize) -> Result<Vec<String>, StoreError> {
-        let folder = path_of(folder)?;
-        let mut objects = self.client.list(Some(&folder)).take(at_most);
-        let mut keys = Vec::new();
-        while let Some(object) = objects.next().await {
-            keys.push(object.map_err(|error| refusal(&error))?.location.to_string());
-        }
-        Ok(keys)
-    }
-
-    pub(super) async fn download(&self, key: &str, file: &FilePath) -> Result<u64, StoreError> {
-        let mut pieces = match self.client.get(&path_of(key)?).await {
-            Ok(object) => object.into_stream(),
-            Err(error) => return Err(refusal(&error)),
-        };
-        let cannot_write = |error: std::io::Error| {
-            StoreError::Refused(format!("cannot write {}: {error}; check the free space", file.display()))
-        };
-        let mut target = tokio::fs::File::create(file).await.map_err(cannot_write)?;
-        let mut length = 0;
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| refusal(&error))?;
-            target.write_all(&piece).await.map_err(cannot_write)?;
-            length += u64::try_from(piece.len()).unwrap_or(0);
-        }
-        target.flush().await.map_err(cannot_write)?;
-        Ok(length)
-    }
-
-    pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
-        match self.client.delete(&path_of(key)?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(refusal(&error)),
-        }
-    }
-
-    async fn put(&self, path: &Path, file: &FilePath) -> Result<(), Failed> {
-        let mut file = tokio::fs::File::open(file).await?;
-        let first = read_part(&mut file).await?;
-        if first.len() < PART_BYTES {
-            self.client.put(path, PutPayload::from_bytes(first)).await?;
-            return Ok(());
-        }
-        let mut parts = WriteMultipart::new_with_chunk_size(self.client.put_multipart(path).await?, PART_BYTES);
-        let mut part = first;
-        // What was sent is discarded by the storage when a part fails, so that no half object is ever seen.
-        loop {
-            let last = part.len() < PART_BYTES;
-            if !part.is_empty() {
-                parts.wait_for_capacity(PARTS_AT_A_TIME).await?;
-                parts.put(part);
-            }
-            if last {
-                break;
-            }
-            part = match read_part(&mut file).await {
-                Ok(next) => next,
-                Err(error) => {
-                    parts.abort().await?;
-                    return Err(error.into());
-                }
-            };
-        }
-        parts.finish().await?;
-        Ok(())
-    }
-
-    async fn make_bucket(&self) -> Result<(), StoreError> {
+impl BucketMaker {
+    pub(super) async fn make(&self) -> Result<(), StoreError> {
         let url = self.client.signed_url(reqwest::Method::PUT, &Path::default(), self.timeout).await;
         let url = url.map_err(|error| refusal(&error))?;
-        let client = reqwest::Client::builder().timeout(self.timeout).no_proxy().build();
-        let client = client.map_err(|error| StoreError::Refused(error.to_string()))?;
         // Some servers insist on a length, even of nothing.
-        let request = client.put(url).header(reqwest::header::CONTENT_LENGTH, 0).body(Vec::new());
-        let answer = request.send().await.map_err(|error| {
-            let text = format!("cannot create bucket {:?}: {}", self.bucket, error.without_url());
-            StoreError::Refused(text)
-        })?;
-        // Somebody else may have created it in the same moment.
-        if answer.status().is_success() || answer.status() == reqwest::StatusCode::CONFLICT {
-            return Ok(());
-        }
-        Err(StoreError::Refused(format!(
-            "cannot create bucket {:?}: the storage answered {}",
-            self.bucket,
-            answer.status()
-        )))
+        let request = self.http.client().put(url).header(reqwest::header::CONTENT_LENGTH, 0).body(Vec::new());
+        self.http.make(request, &format!("bucket {:?}", self.bucket)).await
     }
 }
 
@@ -263,71 +162,12 @@ impl Place {
     }
 }
 
-/// Why a put failed: the local file, or the storage.
-enum Failed {
-    File(std::io::Error),
-    Storage(object_store::Error),
-}
-
-impl From<std::io::Error> for Failed {
-    fn from(error: std::io::Error) -> Failed {
-        Failed::File(error)
-    }
-}
-
-impl From<object_store::Error> for Failed {
-    fn from(error: object_store::Error) -> Failed {
-        Failed::Storage(error)
-    }
-}
-
-impl From<Failed> for StoreError {
-    fn from(failed: Failed) -> StoreError {
-        match failed {
-            Failed::File(error) => StoreError::Refused(format!("cannot read the finished file: {error}")),
-            Failed::Storage(error) => refusal(&error),
-        }
-    }
-}
-
-/// Keys are taken as they are; the client encodes them once.
-fn path_of(key: &str) -> Result<Path, StoreError> {
-    Path::parse(key)
-        .map_err(|error| StoreError::Misconfigured(format!("the object key {key:?} cannot be used: {error}")))
-}
-
-async fn read_part(file: &mut tokio::fs::File) -> std::io::Result<Bytes> {
-    let mut part = Vec::with_capacity(PART_BYTES);
-    let limit = u64::try_from(PART_BYTES).unwrap_or(u64::MAX);
-    file.take(limit).read_to_end(&mut part).await?;
-    Ok(Bytes::from(part))
-}
-
-fn says_no_bucket(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::NotFound { .. }) || error.to_string().contains("NoSuchBucket")
-}
-
-/// The storage's error in our terms, with the causes that its own text leaves out.
-fn refusal(error: &object_store::Error) -> StoreError {
-    let mut text = error.to_string();
-    let mut unreachable = false;
-    let mut cause = error.source();
-    while let Some(current) = cause {
-        unreachable |= current.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect);
-        let more = current.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = current.source();
-    }
-    if unreachable { StoreError::Unreachable(text) } else { StoreError::Refused(text) }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::super::Store;
+    use super::super::remote::PART_BYTES;
     use super::*;
     use crate::object_storage::fake_s3::{FakeS3, Mood};
 
@@ -423,9 +263,12 @@ mod tests {
         for (provider, config, expected) in [
             ("S3", json!({ "bucketName": " " }), "no storage bucket configured to uploader"),
             ("MINIO", json!({ "bucketName": "b" }), "no endPoint is configured"),
-            ("S3", json!({ "bucketName": "b", "iamRoleARN": "r" }), "assumed role"),
-            ("MINIO", minio("169.254.169.254:80", "b"), "metadata"),
-            ("GCS", json!({}), "service provider not supported: GCS"),
+            ("MINIO", minio("169.254.169.254:80", "b"), "is refused"),
+            ("GCS", json!({}), "no storage bucket configured to uploader"),
+            ("GCS", json!({ "bucketName": "b", "credentials": "{" }), "credentials"),
+            ("AZURE_BLOB", json!({ "containerName": "" }), "no storage bucket configured to uploader"),
+            ("AZURE_BLOB", json!({ "containerName": "c" }), "either accountName or accountKey is empty"),
+            ("FTP", json!({}), "service provider not supported: FTP"),
         ] {
             let error = open(provider, config).await.unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");

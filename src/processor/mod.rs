@@ -34,6 +34,7 @@ mod parameters;
 pub mod pipeline;
 mod planned;
 mod route;
+mod rows;
 mod run_tally;
 pub mod timefields;
 pub mod tracking_plan;

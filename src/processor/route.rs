@@ -9,6 +9,7 @@ use super::choose::{Candidate, candidates};
 use super::filter::EventFilter;
 use super::lookups::Lookups;
 use super::parameters;
+use super::rows::Rows;
 use super::tracking_plan::SourcePlan;
 use super::transform_at::TransformAt;
 use super::transformers::{self, Transformer};
@@ -40,6 +41,8 @@ pub(super) struct Route {
     pub(super) elsewhere: Option<Transformer>,
     pub(super) filter: EventFilter,
     pub(super) plan: Plan,
+    /// How events become rows, for warehouses; instead of `plan`.
+    pub(super) rows: Option<Rows>,
     /// Where the jobs go.
     pub(super) queue: Queue,
     /// The beginning of every job's parameters.
@@ -92,6 +95,7 @@ impl Route {
             },
             filter: EventFilter::new(source, destination, transform_at),
             plan: Plan::new(destination),
+            rows: Rows::new(destination, settings),
             queue: if is_batch(&destination.definition.name) { Queue::BatchRt } else { Queue::Rt },
             parameters: parameters::of_connection(source, destination, transform_at.name()),
             candidate,

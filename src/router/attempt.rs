@@ -94,9 +94,9 @@ async fn over_http(shared: &Shared, plan: &Plan, payload: &Bytes, is_probe: bool
         guarded = true;
     }
     wait_for_rate(shared, plan, &request.endpoint_path).await;
-    let private = plan.origins.private_headers(&request);
     let started = Instant::now();
-    let answer = shared.courier.send(request, &plan.way, guarded, &private).await;
+    let answer =
+        shared.courier.send(request, &plan.way, guarded, &|headers| plan.origins.private_headers(headers)).await;
     events::request_took(&plan.meters, started.elapsed());
     shared.note_reach(plan, is_probe, answer.answered, answer.unreachable);
     Attempted {
@@ -137,10 +137,15 @@ async fn wait_for_rate(shared: &Shared, plan: &Plan, endpoint_path: &str) {
 }
 
 impl Shared {
-    /// Whether the job may not be attempted now, because the destination cannot be reached.
+    /// Whether the job may not be attempted now, because the destination cannot be reached. Later jobs of its key
+    /// then go back as well, also when the destination answers again before their turn.
     pub(super) fn must_hold_back(&self, held: &Held) -> bool {
         let is_open = self.reach.lock().allowance(Instant::now()) == Allowance::Open;
-        !is_open && !held.is_probe && held.aborts.is_none()
+        let holds_back = !is_open && !held.is_probe && held.aborts.is_none();
+        if holds_back && held.ordered {
+            self.barrier.lock().given_back(&held.order_key, held.job.id);
+        }
+        holds_back
     }
 
     /// A probe ended without an attempt.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// Keys that nothing happens to are forgotten after this time at the least.
 const FORGET_AFTER: Duration = Duration::from_secs(3_600);
+/// Passes that meet later jobs of a key and not the one that was given back, until that one counts as gone.
+const GONE_AFTER: u32 = 16;
 
 /// The bounds of the barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +120,14 @@ struct FailedJob {
     inside: bool,
 }
 
+/// The earliest job of a key that went back to the queue unattempted, while later ones may be in a worker's hands.
+#[derive(Clone, Copy, Debug)]
+struct GivenBack {
+    id: u64,
+    /// Passes that met a later job of the key instead of this one.
+    missed: u32,
+}
+
 /// Disabled states know no failed job: they begin without, and failures do not reach them.
 #[derive(Debug)]
 struct KeyState {
@@ -126,6 +136,7 @@ struct KeyState {
     /// When a job of the key last asked to start or failed.
     used_ms: i64,
     failed_job: Option<FailedJob>,
+    given_back: Option<GivenBack>,
     concurrency: Option<Jobs>,
     drain: Option<Jobs>,
 }
@@ -137,6 +148,7 @@ impl KeyState {
             since_ms,
             used_ms: since_ms,
             failed_job: None,
+            given_back: None,
             concurrency: counts.then(Jobs::default),
             drain: None,
         }
@@ -157,6 +169,7 @@ impl KeyState {
     fn is_inactive(&self) -> bool {
         self.ordering == Ordering::Enabled
             && self.failed_job.is_none()
+            && self.given_back.is_none()
             && self.concurrency.as_ref().is_none_or(Jobs::is_empty)
             && self.drain.is_none()
     }
@@ -164,7 +177,24 @@ impl KeyState {
     /// Whether nothing of the key is under way or waited for; a state without order or a limit may remain.
     fn is_idle(&self) -> bool {
         let is_empty = |jobs: &Option<Jobs>| jobs.as_ref().is_none_or(Jobs::is_empty);
-        self.failed_job.is_none() && is_empty(&self.concurrency) && is_empty(&self.drain)
+        self.failed_job.is_none() && self.given_back.is_none() && is_empty(&self.concurrency) && is_empty(&self.drain)
+    }
+
+    /// Whether the job comes before what was given back, or that is gone, and no later job is in anybody's hands.
+    fn may_follow_what_was_given_back(&mut self, job: u64) -> bool {
+        let Some(given_back) = &mut self.given_back else {
+            return true;
+        };
+        if job > given_back.id {
+            given_back.missed += 1;
+            if given_back.missed < GONE_AFTER {
+                return false;
+            }
+        } else if self.concurrency.as_ref().is_some_and(|jobs| jobs.0.last().is_some_and(|last| *last > job)) {
+            return false;
+        }
+        self.given_back = None;
+        true
     }
 
     /// One step along disabled, half-enabled, enabled when its time is over.
@@ -247,6 +277,9 @@ impl Barrier {
         if state.ordering == Ordering::Disabled {
             return Entry { accepted: true, failed_job: None };
         }
+        if !state.may_follow_what_was_given_back(job) {
+            return Entry { accepted: false, failed_job: state.failed_job.map(|failed| failed.id) };
+        }
         let too_many = params.key_threshold > 0
             && state.concurrency.as_ref().is_some_and(|jobs| !jobs.contains(job) && jobs.len() >= params.key_threshold);
         if too_many {
@@ -293,12 +326,22 @@ impl Barrier {
             return (false, None);
         };
         let Some(FailedJob { id: failed, .. }) = state.failed_job else {
-            return (false, None);
+            return (state.given_back.is_some_and(|given_back| given_back.id < job), None);
         };
         if failed > job && state.ordering == Ordering::Enabled {
             self.illegal.push(Illegal::Wait);
         }
         (failed != job, Some(failed))
+    }
+
+    /// Says that a worker gives the job back although nothing of its key failed: the destination cannot be reached.
+    /// Takes effect at once: until pick-up lets the job in again, later ones in the hands of workers go back too, or
+    /// they would overtake it as soon as the destination answers.
+    pub fn given_back(&mut self, key: &str, job: u64) {
+        if let Some(state) = self.keys.get_mut(&hash_of(key)).filter(|state| state.ordering != Ordering::Disabled) {
+            let id = state.given_back.map_or(job, |known| known.id.min(job));
+            state.given_back = Some(GivenBack { id, missed: 0 });
+        }
     }
 
     /// Says that the job failed and will be retried. Takes effect at once, before the status is stored.
@@ -466,6 +509,33 @@ mod tests {
         assert!(!accepted(&mut barrier, 2));
         barrier.sync();
         assert!(accepted(&mut barrier, 2));
+    }
+
+    #[test]
+    fn a_job_that_is_given_back_is_never_overtaken_by_later_ones_in_hand() {
+        let mut barrier = Barrier::new(PARAMS);
+        for job in 1..=3 {
+            assert!(accepted(&mut barrier, job));
+        }
+        barrier.given_back("k", 1);
+        barrier.ended("k", 1, Ended::Waiting);
+        barrier.sync();
+        assert!(barrier.must_wait("k", 2).0 && barrier.must_wait("k", 3).0 && !barrier.must_wait("k", 1).0);
+        assert!(!accepted(&mut barrier, 1), "later ones are in hand");
+        for job in [2, 3] {
+            barrier.ended("k", job, Ended::Waiting);
+        }
+        barrier.sync();
+        assert!(!accepted(&mut barrier, 2));
+        assert!(accepted(&mut barrier, 1) && accepted(&mut barrier, 2) && !barrier.must_wait("k", 2).0);
+        for job in [1, 2] {
+            barrier.given_back("k", job);
+            barrier.ended("k", job, Ended::Waiting);
+        }
+        barrier.sync();
+        let refused = (1..GONE_AFTER).filter(|_| !accepted(&mut barrier, 2)).count();
+        assert_eq!(refused + 1, GONE_AFTER as usize);
+        assert!(accepted(&mut barrier, 2), "what never comes back keeps nobody");
     }
 
     #[test]

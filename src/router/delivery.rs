@@ -7,39 +7,46 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::Duration;
 
+use flate2::write::GzDecoder;
+use http_body_util::BodyExt as _;
+use hyper::Response;
 use parking_lot::Mutex;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, LOCATION,
-    PROXY_AUTHORIZATION, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
 };
-use reqwest::{Client, Method, Request, Response, StatusCode, Url, redirect};
+use reqwest::{Method, StatusCode, Url};
+use tokio::time::timeout_at;
 use url::Host;
+
+mod connection;
+
+use connection::{Body, Connections, NoAnswer};
 
 use super::response::stored_text;
 use super::status_table::is_success;
 use super::wire::WireRequest;
 use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT, Range};
-use crate::destination::resolve;
+use crate::destination::resolve::NameSource;
 use crate::settings::is_secret_name;
 
 /// Code of a request that got no answer.
 const NO_ANSWER: i32 = 504;
 /// Requests of one redirect chain.
 const LONGEST_CHAIN: usize = 10;
-/// Decoded bytes that are read of a body.
+/// Bytes that are read of a body, and of what it holds unzipped.
 const BODY_BYTES: usize = 1 << 20;
+/// A zipped body is unzipped so much at a time, because a small piece may hold a lot.
+const UNZIP_STEP: usize = 1 << 10;
+/// Why a request ended whose time was up.
+const TIMED_OUT: &str = "operation timed out";
 /// Longest time to open a connection, capped by the request's own time.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Idle connections are closed after this time.
-const IDLE: Duration = Duration::from_secs(90);
-/// Time between keep-alive probes of a connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// How a destination is delivered to.
 #[derive(Clone, Debug)]
@@ -102,7 +109,7 @@ pub struct Way {
     /// The rules.
     pub rules: DeliveryRules,
     /// The client of ordinary deliveries, and that of guarded ones, where no own listener has the port.
-    usual: [OnceLock<(ClientKind, Client)>; 2],
+    usual: [OnceLock<(ClientKind, Connections)>; 2],
 }
 
 impl Way {
@@ -117,7 +124,7 @@ impl Way {
         courier: &Courier,
         url: &Url,
         guarded: bool,
-    ) -> Result<Cow<'_, (ClientKind, Client)>, reqwest::Error> {
+    ) -> Result<Cow<'_, (ClientKind, Connections)>, NoAnswer> {
         let port = url.port_or_known_default().unwrap_or_default();
         let is_usual = self.rules.own_listeners.iter().all(|listener| listener.port() != port);
         let [open, strict] = &self.usual;
@@ -137,36 +144,42 @@ impl Way {
 /// Sends requests. One for the whole router; cheap to share.
 #[derive(Debug, Default)]
 pub struct Courier {
-    clients: Mutex<HashMap<ClientKind, Client>>,
+    clients: Mutex<HashMap<ClientKind, Connections>>,
+    names: NameSource,
 }
 
 impl Courier {
     /// Sends the request, follows redirects, reads the answer. `guarded` deliveries reach public addresses only;
-    /// `private_headers` never leave the origin that they were meant for.
-    pub async fn send(&self, request: WireRequest, way: &Way, guarded: bool, private_headers: &[HeaderName]) -> Answer {
-        let deadline = Instant::now() + way.rules.timeout;
+    /// headers that `private` chooses never leave the origin that they were meant for.
+    pub async fn send(
+        &self,
+        request: WireRequest,
+        way: &Way,
+        guarded: bool,
+        private: &(dyn Fn(&HeaderMap) -> Vec<HeaderName> + Sync),
+    ) -> Answer {
+        let deadline = tokio::time::Instant::now() + way.rules.timeout;
         let WireRequest { mut method, url: first_url, mut headers, mut body, .. } = request;
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
         let first_method = method.clone();
-        let mut url = first_url.clone();
+        let mut url = Cow::Borrowed(&first_url);
         for _ in 0..LONGEST_CHAIN {
             let known = match way.client(self, &url, guarded) {
                 Ok(known) => known,
                 Err(error) => return no_answer(&first_method, &first_url, &error),
             };
             let (kind, client) = known.as_ref();
-            if let Err(refusal) = judge(&url, kind, guarded).await {
+            if let Err(refusal) = judge(&url, kind, guarded, &self.names).await {
                 return refusal;
             }
-            let mut hop = Request::new(method.clone(), url.clone());
-            *hop.headers_mut() = headers.clone();
-            *hop.body_mut() = body.clone().map(reqwest::Body::from);
-            *hop.timeout_mut() = Some(deadline.saturating_duration_since(Instant::now()));
-            let response = match client.execute(hop).await {
-                Ok(response) => response,
-                Err(error) => return no_answer(&first_method, &first_url, &error),
+            let sending = client.send(method.clone(), &url, headers.clone(), body.clone());
+            let response = match timeout_at(deadline, sending).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => return no_answer(&first_method, &first_url, &error),
+                Err(_) => return Answer::own(NO_ANSWER, no_answer_text(&first_method, &first_url, TIMED_OUT)),
             };
             let Some(next) = redirect_target(&response, &url) else {
-                return read_answer(response, &first_url, &way.rules).await;
+                return read_answer(response, &first_url, &way.rules, deadline).await;
             };
             let keeps_method = matches!(response.status().as_u16(), 307 | 308);
             if !keeps_method && method != Method::GET && method != Method::HEAD {
@@ -177,34 +190,20 @@ impl Courier {
                 }
             }
             if leaves_home(&first_url, &next) {
-                drop_private(&mut headers, private_headers);
+                let names = private(&headers);
+                drop_private(&mut headers, &names);
             }
-            url = next;
+            url = Cow::Owned(next);
         }
         Answer::own(NO_ANSWER, no_answer_text(&first_method, &first_url, "stopped after 10 redirects"))
     }
 
-    fn client(&self, kind: &ClientKind) -> Result<Client, reqwest::Error> {
+    fn client(&self, kind: &ClientKind) -> Result<Connections, NoAnswer> {
         if let Some(client) = self.clients.lock().get(kind) {
             return Ok(client.clone());
         }
         // Reading the certificates of the system takes long: nobody else waits for it.
-        let mut builder = Client::builder()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(kind.connect_timeout)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(kind.idle_per_host)
-            .tcp_keepalive(KEEP_ALIVE)
-            .tcp_nodelay(true)
-            .dns_resolver(JudgingResolver(Arc::new(kind.addresses.clone())));
-        if kind.force_http1 {
-            builder = builder.http1_only();
-        }
-        if !kind.uses_proxy {
-            builder = builder.no_proxy();
-        }
-        let client = builder.build()?;
+        let client = Connections::new(kind, &self.names)?;
         Ok(self.clients.lock().entry(kind.clone()).or_insert(client).clone())
     }
 }
@@ -227,7 +226,7 @@ fn client_kind(port: u16, rules: &DeliveryRules, guarded: bool) -> ClientKind {
 
 /// Judges a literal host; the client never asks its resolver about those. Where a proxy would resolve a name
 /// unseen, the name is resolved and judged here first.
-async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer> {
+async fn judge(url: &Url, kind: &ClientKind, guarded: bool, names: &NameSource) -> Result<(), Answer> {
     let refused = || Answer::own(REFUSED_CODE, REFUSED_TEXT);
     let name = match url.host() {
         Some(Host::Ipv4(address)) => {
@@ -244,7 +243,7 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer
         return if kind.addresses.allows(address) { Ok(()) } else { Err(refused()) };
     }
     if guarded && kind.uses_proxy {
-        let resolving = tokio::time::timeout(kind.connect_timeout, resolve::resolve(name)).await;
+        let resolving = tokio::time::timeout(kind.connect_timeout, names.resolve(name)).await;
         if let Ok(Ok(addresses)) = resolving
             && !kind.addresses.allow_all(&addresses)
         {
@@ -254,25 +253,8 @@ async fn judge(url: &Url, kind: &ClientKind, guarded: bool) -> Result<(), Answer
     Ok(())
 }
 
-/// Resolves once and hands out only addresses that were judged.
-struct JudgingResolver(Arc<AddressRules>);
-
-impl Resolve for JudgingResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.0);
-        Box::pin(async move {
-            let addresses = resolve::resolve(name.as_str()).await?;
-            if !rules.allow_all(&addresses) {
-                return Err(Box::new(AddressRefused) as Box<dyn StdError + Send + Sync>);
-            }
-            // The connector knows the port.
-            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
-    }
-}
-
 /// Where a redirect leads; `None` when the answer is final.
-fn redirect_target(response: &Response, url: &Url) -> Option<Url> {
+fn redirect_target(response: &Response<Body>, url: &Url) -> Option<Url> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
@@ -300,13 +282,20 @@ fn drop_private(headers: &mut HeaderMap, private: &[HeaderName]) {
     }
 }
 
-async fn read_answer(mut response: Response, url: &Url, rules: &DeliveryRules) -> Answer {
-    let status = response.status();
+async fn read_answer(
+    response: Response<Body>,
+    url: &Url,
+    rules: &DeliveryRules,
+    deadline: tokio::time::Instant,
+) -> Answer {
+    let (head, mut body) = response.into_parts();
+    let status = head.status;
     let code = i32::from(status.as_u16());
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
     let content_type = header(CONTENT_TYPE).unwrap_or_default().to_owned();
     let asks_to_wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
     let seconds = header(RETRY_AFTER).filter(|_| asks_to_wait).and_then(|text| text.trim().parse::<u64>().ok());
+    let is_gzip = header(CONTENT_ENCODING).is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
     let mut answer = Answer {
         code,
         content_type,
@@ -315,37 +304,54 @@ async fn read_answer(mut response: Response, url: &Url, rules: &DeliveryRules) -
         ..Answer::default()
     };
     let keeps = !is_success(code) || rules.keeps_successful_body;
-    let mut body: Vec<u8> = Vec::new();
+    let mut kept: Vec<u8> = Vec::new();
     let mut read = 0;
     while read < BODY_BYTES {
-        match response.chunk().await {
-            Ok(Some(chunk)) => {
-                read += chunk.len();
-                if keeps {
-                    body.extend_from_slice(&chunk);
+        let failed = match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                if let Some(chunk) = frame.data_ref() {
+                    read += chunk.len();
+                    if keeps {
+                        kept.extend_from_slice(chunk);
+                    }
                 }
+                continue;
             }
             Ok(None) => break,
-            Err(error) => {
-                let cause = causes(&error.without_url());
-                answer.text = format!("Failed to read response body for request for URL : \"{url}\". Error: {cause}");
-                return answer;
-            }
-        }
+            Ok(Some(Err(error))) => causes(error.as_ref()),
+            Err(_) => TIMED_OUT.to_owned(),
+        };
+        answer.text = format!("Failed to read response body for request for URL : \"{url}\". Error: {failed}");
+        return answer;
     }
     if keeps {
-        answer.text = stored_text(&answer.content_type, &body);
+        let decoded = if is_gzip { unzipped(&kept) } else { kept };
+        answer.text = stored_text(&answer.content_type, &decoded);
     }
     answer
 }
 
-fn no_answer(method: &Method, url: &Url, error: &reqwest::Error) -> Answer {
-    if chain(error).any(<dyn StdError>::is::<AddressRefused>) {
+/// What of a body can be unzipped, up to the bytes that are read of a plain one.
+fn unzipped(body: &[u8]) -> Vec<u8> {
+    let mut decoder = GzDecoder::new(Vec::new());
+    for piece in body.chunks(UNZIP_STEP) {
+        // What does not decode ends the text; the code of the answer counts anyhow.
+        if decoder.write_all(piece).is_err() || decoder.get_ref().len() > BODY_BYTES {
+            break;
+        }
+    }
+    let mut text = std::mem::take(decoder.get_mut());
+    text.truncate(BODY_BYTES);
+    text
+}
+
+fn no_answer(method: &Method, url: &Url, error: &NoAnswer) -> Answer {
+    if chain(error.error.as_ref()).any(<dyn StdError>::is::<AddressRefused>) {
         return Answer::own(REFUSED_CODE, REFUSED_TEXT);
     }
     Answer {
         unreachable: reached_nobody(error),
-        ..Answer::own(NO_ANSWER, no_answer_text(method, url, &causes_without_url(error)))
+        ..Answer::own(NO_ANSWER, no_answer_text(method, url, &causes_of(error)))
     }
 }
 
@@ -372,14 +378,15 @@ fn shown(url: &Url) -> Cow<'_, str> {
 
 /// No connection came about: the name did not resolve, nobody listened, no route, or the connect or TLS handshake
 /// took too long. A refused certificate or a reset is an answer of sorts.
-fn reached_nobody(error: &reqwest::Error) -> bool {
+fn reached_nobody(error: &NoAnswer) -> bool {
     let is_answer = |kind: io::ErrorKind| {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, UnexpectedEof};
         matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | UnexpectedEof)
     };
-    let answered =
-        chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| is_answer(cause.kind()));
-    error.is_connect() && !answered
+    let answered = chain(error.error.as_ref())
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| is_answer(cause.kind()));
+    error.is_connect && !answered
 }
 
 /// An error and its causes; looks into I/O errors, which hide what they wrap.
@@ -390,18 +397,20 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
     })
 }
 
-/// The causes of an error, without the client's own wording, which repeats the URL.
-fn causes_without_url(error: &reqwest::Error) -> String {
-    let mut texts: Vec<String> = chain(error).skip(1).map(ToString::to_string).collect();
+/// The causes of an error, without the client's own wording.
+fn causes_of(error: &NoAnswer) -> String {
+    let mut texts: Vec<String> = chain(error.error.as_ref()).skip(1).map(ToString::to_string).collect();
     texts.dedup();
     if texts.is_empty() { "request failed".to_owned() } else { texts.join(": ") }
 }
 
-fn causes(error: &reqwest::Error) -> String {
+fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut texts: Vec<String> = chain(error).map(ToString::to_string).collect();
     texts.dedup();
     texts.join(": ")
 }
 
+#[cfg(test)]
+mod reach_tests;
 #[cfg(test)]
 mod tests;

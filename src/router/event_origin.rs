@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use reqwest::Url;
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HeaderName, PROXY_AUTHORIZATION, USER_AGENT,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, PROXY_AUTHORIZATION, USER_AGENT,
 };
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ const TELLING_LENGTH: usize = 4;
 pub struct ConfiguredOrigins {
     /// The integration chooses the URL, no event can.
     fixed: bool,
-    origins: Vec<String>,
+    origins: Vec<Origin>,
     hosts: HashSet<String>,
     texts: Vec<String>,
     names: HashSet<String>,
@@ -39,7 +39,7 @@ impl ConfiguredOrigins {
             _ => None,
         };
         let configured = |key: &str| destination.config.get(key).and_then(Value::as_str).map(fallback_of_template);
-        let origin = key.and_then(configured).and_then(|text| Url::parse(text.trim()).ok()).map(|url| origin_of(&url));
+        let origin = key.and_then(configured).and_then(|text| Url::parse(text.trim()).ok()).map(|url| Origin::of(&url));
         let templated = |(name, value): (&String, &Value)| {
             let name = name.to_ascii_lowercase();
             let names_a_place = ["url", "host", "endpoint", "domain", "server"].iter().any(|part| name.contains(part));
@@ -61,20 +61,20 @@ impl ConfiguredOrigins {
 
     /// Whether an event chose the origin of the URL.
     pub fn is_foreign(&self, url: &Url) -> bool {
-        let listed = url.host_str().is_some_and(|host| self.hosts.contains(&host.to_ascii_lowercase()));
-        !(self.fixed || listed || self.origins.contains(&origin_of(url)))
+        let is_listed = || url.host_str().is_some_and(|host| self.hosts.contains(&host.to_ascii_lowercase()));
+        !(self.fixed || self.origins.iter().any(|origin| origin.has(url)) || is_listed())
     }
 
     /// Headers that came from the configuration, as far as can be told, and those that always carry credentials.
-    pub fn private_headers(&self, request: &WireRequest) -> Vec<HeaderName> {
+    pub fn private_headers(&self, headers: &HeaderMap) -> Vec<HeaderName> {
         let harmless = [CONTENT_TYPE, CONTENT_ENCODING, USER_AGENT];
         let private = |name: &HeaderName, value: &[u8]| {
             [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name)
                 || self.names.contains(name.as_str())
                 || self.has_configured_text(value)
         };
-        let headers = request.headers.iter().filter(|(name, _)| !harmless.contains(name));
-        headers.filter(|(name, value)| private(name, value.as_bytes())).map(|(name, _)| name.clone()).collect()
+        let telling = headers.iter().filter(|(name, _)| !harmless.contains(name));
+        telling.filter(|(name, value)| private(name, value.as_bytes())).map(|(name, _)| name.clone()).collect()
     }
 
     /// Lets the origins of an earlier configuration count too: jobs that wait were mapped under it.
@@ -88,7 +88,7 @@ impl ConfiguredOrigins {
 
     /// Removes from the request what the configuration added to it.
     pub fn strip(&self, request: &mut WireRequest) {
-        for name in self.private_headers(request) {
+        for name in self.private_headers(&request.headers) {
             request.headers.remove(name);
         }
         remove_from_query(&mut request.url, |name, text| {
@@ -121,9 +121,33 @@ impl ConfiguredOrigins {
 }
 
 /// Scheme, host and port.
-fn origin_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    format!("{}://{host}:{}", url.scheme(), url.port_or_known_default().unwrap_or_default())
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: String,
+    /// In lower case, without the dot of the root.
+    host: String,
+    port: u16,
+}
+
+impl Origin {
+    fn of(url: &Url) -> Origin {
+        Origin {
+            scheme: url.scheme().to_owned(),
+            host: host_of(url).to_ascii_lowercase(),
+            port: url.port_or_known_default().unwrap_or_default(),
+        }
+    }
+
+    /// Whether it is the URL's; asked for every event, so nothing is allocated.
+    fn has(&self, url: &Url) -> bool {
+        self.scheme == url.scheme()
+            && self.port == url.port_or_known_default().unwrap_or_default()
+            && self.host.eq_ignore_ascii_case(host_of(url))
+    }
+}
+
+fn host_of(url: &Url) -> &str {
+    url.host_str().unwrap_or_default().trim_end_matches('.')
 }
 
 /// `{{ path || fallback }}` stands for its fallback, any other text for itself.

@@ -60,7 +60,7 @@ fn start(shared: &Shared, mut jobs: Vec<Held>, ended: &mut Vec<Finished>) -> Vec
     // Once one goes back, all behind it do: none may overtake another of its user.
     let mut goes_back = shared.is_ending();
     for held in jobs {
-        goes_back = goes_back || shared.must_hold_back(&held);
+        goes_back = shared.must_hold_back(&held) || goes_back;
         if goes_back {
             continue;
         }

@@ -24,7 +24,7 @@ use crate::stream::Client;
 const RATES: usize = 200;
 
 /// Types that are served by a client of their own, never over HTTP (router.md 2).
-const NOT_OVER_HTTP: [&str; 14] = [
+const NOT_OVER_HTTP: [&str; 16] = [
     "KINESIS",
     "KAFKA",
     "AZURE_EVENT_HUB",
@@ -39,6 +39,8 @@ const NOT_OVER_HTTP: [&str; 14] = [
     "GOOGLE_CLOUD_FUNCTION",
     "WUNDERKIND",
     "REDIS",
+    "MQTT",
+    "NATS",
 ];
 
 /// How one destination is delivered to.
@@ -117,7 +119,10 @@ impl Plan {
             keeps_warnings: definition_says("supportsDeliveredWithWarnings")
                 || settings.delivered_with_warnings_workspaces.iter().any(|listed| listed == workspace_id),
             over_http: !NOT_OVER_HTTP.contains(&kind),
-            client: destination.as_ref().and_then(|destination| Client::of(kind, &destination.config)).map(Arc::new),
+            client: destination
+                .as_ref()
+                .and_then(|destination| Client::of(kind, &destination.config, &whole.router))
+                .map(Arc::new),
             transformation: destination
                 .as_ref()
                 .filter(|_| is_transformed_by_router(kind))

@@ -6,7 +6,8 @@
 //! Per event this allocates the header map, the URL and the small maps of the object's members; never the body.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::Write as _;
 
@@ -82,7 +83,12 @@ impl Wire {
 
 /// The members of a JSON object, in stored order, values as slices.
 #[derive(Debug, Default)]
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct Members<'a>(Vec<(Name<'a>, &'a RawValue)>);
+
+/// The name of a member; a slice unless it is escaped.
+#[derive(Debug, serde::Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'a>, D::Error> {
@@ -94,7 +100,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
-                while let Some(entry) = map.next_entry::<String, &'de RawValue>()? {
+                while let Some(entry) = map.next_entry::<Name<'de>, &'de RawValue>()? {
                     members.push(entry);
                 }
                 Ok(Members(members))
@@ -156,7 +162,7 @@ pub fn read(payload: &Bytes, identity: &Identity) -> Wire {
         return cannot_construct();
     };
     let params = texts(&post.params.unwrap_or_default());
-    let Some(mut url) = url_with_query(endpoint, &params) else {
+    let Some(mut url) = url_of(endpoint, &params) else {
         return cannot_construct();
     };
     let Some(mut headers) = header_map(&post.headers.unwrap_or_default(), identity) else {
@@ -172,9 +178,9 @@ pub fn read(payload: &Bytes, identity: &Identity) -> Wire {
 
 /// The bytes of the first non-empty format, and whether they are gzipped.
 fn body_bytes(payload: &Bytes, body: &Members<'_>) -> Result<(Option<Bytes>, bool), (i32, String)> {
-    let find = |format: &str| body.0.iter().rev().find(|(name, _)| name == format);
+    let find = |format: &str| body.0.iter().rev().find(|(name, _)| name.0 == format);
     let known = FORMATS.iter().filter_map(|format| find(format));
-    let unknown = body.0.iter().filter(|(name, _)| !FORMATS.contains(&name.as_str()));
+    let unknown = body.0.iter().filter(|(name, _)| !FORMATS.contains(&name.0.as_ref()));
     for (format, value) in known.chain(unknown) {
         let Some(inside) = value.get().strip_prefix('{') else {
             return Err((500, "500 Invalid Router Payload: body value must be a map".to_owned()));
@@ -183,7 +189,7 @@ fn body_bytes(payload: &Bytes, body: &Members<'_>) -> Result<(Option<Bytes>, boo
             continue;
         }
         let json_list = || (400, "400 Unable to parse json list. Unexpected transformer response".to_owned());
-        let bytes = match format.as_str() {
+        let bytes = match format.0.as_ref() {
             "JSON" => payload.slice_ref(value.get().as_bytes()),
             "JSON_ARRAY" => Bytes::from(text_member(value, "batch").ok_or_else(json_list)?),
             "XML" => Bytes::from(text_member(value, "payload").ok_or_else(|| {
@@ -209,7 +215,7 @@ fn body_bytes(payload: &Bytes, body: &Members<'_>) -> Result<(Option<Bytes>, boo
 /// The string member of an object.
 fn text_member(object: &RawValue, name: &str) -> Option<String> {
     let members: Members<'_> = serde_json::from_str(object.get()).ok()?;
-    let (_, value) = members.0.into_iter().rev().find(|(key, _)| key == name)?;
+    let (_, value) = members.0.into_iter().rev().find(|(key, _)| key.0 == name)?;
     serde_json::from_str(value.get()).ok()
 }
 
@@ -231,7 +237,7 @@ fn texts(members: &Members<'_>) -> Vec<(String, String)> {
     let mut texts: Vec<(String, String)> = Vec::with_capacity(members.0.len());
     for (name, value) in &members.0 {
         if let Some(text) = plain_text(value.get()) {
-            texts.push((name.clone(), text));
+            texts.push((name.0.to_string(), text));
         }
     }
     if texts.len() > 1 {
@@ -281,6 +287,30 @@ fn compact(json: &str) -> String {
             keep
         })
         .collect()
+}
+
+/// Endpoints that a thread remembers.
+const ENDPOINTS: usize = 8;
+
+thread_local! {
+    /// Parsed endpoints: a destination has one or few, and parsing one takes as long as reading the rest.
+    static PARSED: RefCell<VecDeque<(String, Url)>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// [`url_with_query`], remembered for endpoints without parameters.
+fn url_of(endpoint: &str, params: &[(String, String)]) -> Option<Url> {
+    if !params.is_empty() {
+        return url_with_query(endpoint, params);
+    }
+    PARSED.with_borrow_mut(|parsed| {
+        if let Some((_, url)) = parsed.iter().find(|(known, _)| known == endpoint) {
+            return Some(url.clone());
+        }
+        let url = url_with_query(endpoint, params)?;
+        parsed.truncate(ENDPOINTS - 1);
+        parsed.push_front((endpoint.to_owned(), url.clone()));
+        Some(url)
+    })
 }
 
 /// The endpoint with its own query and the parameters, encoded anew and sorted by key.
@@ -351,7 +381,7 @@ fn header_map(members: &Members<'_>, identity: &Identity) -> Option<HeaderMap> {
         let Some(text) = plain_text(value.get()) else {
             continue;
         };
-        let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+        let name = HeaderName::from_bytes(name.0.trim().as_bytes()).ok()?;
         if FRAMING.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
             events::framing_header_dropped();
             continue;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,8 +32,11 @@ use crate::settings::RouterTypeSettings;
 /// Measurements that a worker's pace is averaged over.
 const PACE_SAMPLES: usize = 20;
 
-/// A job that a worker holds. Whoever drops it without a decision gives it back to its queue, unchanged.
-pub(super) struct Held {
+/// A job that a worker holds, behind a pointer: it goes through queues, futures and sorts.
+pub(super) struct Held(Box<HeldJob>);
+
+/// The job itself. Whoever drops it without a decision gives it back to its queue, unchanged.
+pub(super) struct HeldJob {
     pub(super) job: Job,
     pub(super) facts: JobFacts,
     pub(super) order_key: String,
@@ -56,13 +60,29 @@ impl Held {
     /// Takes responsibility for a leased job.
     pub(super) fn new(shared: &Arc<Shared>, prepared: Prepared, ordered: bool, is_probe: bool) -> Held {
         let Prepared { job, facts, order_key, aborts } = prepared;
-        let held =
-            Held { job, facts, order_key, ordered, aborts, is_probe, shared: Arc::clone(shared), decided: false };
-        shared.held_bytes.fetch_add(held.bytes(), Ordering::Relaxed);
-        shared.held_jobs.fetch_add(1, Ordering::AcqRel);
-        held
+        let shared = Arc::clone(shared);
+        let held = HeldJob { job, facts, order_key, ordered, aborts, is_probe, shared, decided: false };
+        held.shared.held_bytes.fetch_add(held.bytes(), Ordering::Relaxed);
+        held.shared.held_jobs.fetch_add(1, Ordering::AcqRel);
+        Held(Box::new(held))
     }
+}
 
+impl Deref for Held {
+    type Target = HeldJob;
+
+    fn deref(&self) -> &HeldJob {
+        &self.0
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut HeldJob {
+        &mut self.0
+    }
+}
+
+impl HeldJob {
     /// Says that the outcome of the job is stored, so that its lease has ended.
     pub(super) fn decided(&mut self) {
         self.decided = true;
@@ -79,7 +99,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldJob {
     fn drop(&mut self) {
         let shared = &self.shared;
         if !self.decided {
@@ -95,7 +115,7 @@ impl Drop for Held {
 
 /// What stands at the front of a worker's queue.
 enum Popped {
-    Joinable(Box<Held>),
+    Joinable(Held),
     Other,
     Empty,
 }
@@ -175,7 +195,7 @@ impl Worker {
         match queue.jobs.front() {
             None => Popped::Empty,
             Some(held) if !held.is_joinable() => Popped::Other,
-            Some(_) => queue.jobs.pop_front().map_or(Popped::Empty, |held| Popped::Joinable(Box::new(held))),
+            Some(_) => queue.jobs.pop_front().map_or(Popped::Empty, Popped::Joinable),
         }
     }
 
@@ -278,7 +298,7 @@ async fn gather(shared: &Shared, worker: &Worker, plan: &Plan, first: Held) -> V
     while batch.len() < most {
         match worker.pop_joinable() {
             Popped::Joinable(held) => {
-                batch.push(*held);
+                batch.push(held);
                 shared.left_queue();
                 continue;
             }

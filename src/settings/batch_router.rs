@@ -13,7 +13,7 @@ pub(super) const KEYS: &[Key] = &[
         "BatchRouter.uploadFreq",
         Kind::Duration(Unit::Second),
         "30s",
-        "Time between two cuts (LOCAL: 10s unless set).",
+        "Time between two cuts (LOCAL and embedded warehouses: 10s unless set).",
     )
     .also(&["BatchRouter.uploadFreqInS", "BatchRouter.<TYPE>.uploadFreq", "BatchRouter.<TYPE>.uploadFreqInS"])
     .hot(),
@@ -115,6 +115,18 @@ pub(super) const KEYS: &[Key] = &[
         "24h",
         "An upload whose fate a storage never told is tried again after this time.",
     )
+    .hot(),
+    Key::new(
+        "BatchRouter.warehouseServiceMaxRetryTime",
+        Kind::Duration(Unit::Hour),
+        "3h",
+        "Rows whose staging file cannot be recorded are given up after this time.",
+    )
+    .also(&[
+        "BatchRouter.warehouseServiceMaxRetryTimeInHr",
+        "BatchRouter.<TYPE>.warehouseServiceMaxRetryTime",
+        "BatchRouter.<TYPE>.warehouseServiceMaxRetryTimeInHr",
+    ])
     .hot(),
     Key::new("BatchRouter.blockPrivateIPs", Kind::Bool, "false", "Refuse object stores at private addresses.").hot(),
     Key::new("BatchRouter.jobRetention", Kind::Duration(Unit::Hour), "720h", "Jobs older than this are given up.")
@@ -252,6 +264,8 @@ pub struct BatchRouterTypeSettings {
     pub storage_timeout: Duration,
     /// Text directly before the date in object keys.
     pub custom_date_prefix: String,
+    /// Rows whose staging file cannot be recorded are given up after this time.
+    pub record_retry_time: Duration,
 }
 
 /// Settings of the gateway archive.
@@ -379,6 +393,7 @@ impl BatchRouterSettings {
     pub(crate) const RETRY_WINDOW: &str = "BatchRouter.retryTimeWindow";
     pub(crate) const PAYLOAD_LIMIT: &str = "BatchRouter.PayloadLimit";
     pub(crate) const STORAGE_TIMEOUT: &str = "FileManager.timeout";
+    pub(crate) const RECORD_RETRY_TIME: &str = "BatchRouter.warehouseServiceMaxRetryTime";
     pub(crate) const MAX_TX_BYTES: &str = "Storage.maxTxBytes";
 
     pub(crate) fn quick_node(more: &[(&str, &str)]) -> super::Settings {
@@ -402,11 +417,14 @@ impl BatchRouterSettings {
     }
 }
 
+/// Types whose files stay on the node's own disk.
+const ON_OWN_DISK: [&str; 6] = ["LOCAL", "LOCAL_DATALAKE", "DUCKDB", "SQLITE", "DELTA_LOCAL", "ICEBERG_LOCAL"];
+
 impl BatchRouterTypeSettings {
     /// `r` looks at the type's own keys first, `storage` at those of its storage provider.
     fn read(r: &Reader<'_>, storage: &Reader<'_>, destination_type: &str) -> BatchRouterTypeSettings {
         // Files on the node's own disk cost nothing to cut and are what a newcomer looks at first.
-        let upload_freq = if destination_type == "LOCAL" && !r.is_set("BatchRouter.uploadFreq") {
+        let upload_freq = if ON_OWN_DISK.contains(&destination_type) && !r.is_set("BatchRouter.uploadFreq") {
             Duration::from_secs(10)
         } else {
             r.duration("BatchRouter.uploadFreq")
@@ -437,6 +455,7 @@ impl BatchRouterTypeSettings {
             breaker_open,
             storage_timeout: storage_timeout.max(Duration::from_secs(1)),
             custom_date_prefix: r.text("BatchRouter.customDatePrefix"),
+            record_retry_time: r.duration("BatchRouter.warehouseServiceMaxRetryTime"),
         }
     }
 }
@@ -488,6 +507,7 @@ mod tests {
     fn local_files_are_cut_every_ten_seconds_unless_told_otherwise() {
         let plain = settings(&[]);
         assert_eq!(plain.batch_router.of_type("LOCAL").upload_freq, Duration::from_secs(10));
+        assert_eq!(plain.batch_router.of_type("LOCAL_DATALAKE").upload_freq, Duration::from_secs(10));
         assert_eq!(plain.batch_router.of_type("S3").upload_freq, Duration::from_secs(30));
         let chosen = settings(&[("BatchRouter.LOCAL.uploadFreqInS", "2"), ("BatchRouter.uploadFreq", "7s")]);
         assert_eq!(chosen.batch_router.of_type("LOCAL").upload_freq, Duration::from_secs(2));

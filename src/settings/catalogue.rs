@@ -89,6 +89,7 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::batch_router::KEYS,
         super::gateway::KEYS,
         super::jobsdb::KEYS,
+        super::kafka::KEYS,
         super::listener::KEYS,
         super::log::KEYS,
         super::processor::KEYS,
@@ -97,8 +98,10 @@ pub fn all_keys() -> impl Iterator<Item = &'static Key> {
         super::storage::KEYS,
         super::transform::KEYS,
         super::transformer::KEYS,
+        super::warehouse_rows::KEYS,
         super::warehouse::KEYS,
         super::webhook::KEYS,
+        super::alert::KEYS,
     ]
     .into_iter()
     .flatten()

@@ -19,11 +19,13 @@ mod raw;
 
 mod admin;
 mod admission;
+mod alert;
 mod backend_config;
 mod batch_router;
 mod flag;
 mod gateway;
 mod jobsdb;
+mod kafka;
 mod listener;
 mod log;
 mod processor;
@@ -32,6 +34,7 @@ mod runs;
 mod storage;
 mod transform;
 mod transformer;
+mod warehouse_rows;
 mod warehouse;
 mod webhook;
 
@@ -42,6 +45,7 @@ use arc_swap::ArcSwap;
 
 pub use admin::AdminSettings;
 pub use admission::{AdmissionSettings, RateLimit, SuppressionFeed};
+pub use alert::AlertSettings;
 pub use backend_config::{BackendConfigSettings, HostedWorkspace, Token};
 pub use batch_router::{ArchivalSettings, BatchRouterSettings, BatchRouterTypeSettings};
 pub use catalogue::{Key, Kind, Unit, all_keys};
@@ -50,6 +54,7 @@ pub use elsewhere::{Elsewhere, ElsewhereError, VARIABLE_PREFIX};
 pub use flag::Flag;
 pub use gateway::GatewaySettings;
 pub use jobsdb::{JobsDbSettings, QueueSettings};
+pub use kafka::{KafkaCompression, KafkaSettings};
 pub use listener::{ListenerSettings, TlsFiles};
 pub use load::{Loaded, Sources, load};
 pub use log::{LogFormat, LogLevel, LogSettings};
@@ -60,6 +65,7 @@ pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
 pub use transformer::{AskedRepeats, CallRules, TransformerSettings};
+pub use warehouse_rows::WarehouseRowSettings;
 pub use warehouse::{WarehouseSettings, WarehouseTypeSettings, settings_name};
 pub use webhook::WebhookSettings;
 
@@ -102,6 +108,10 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// Logs.
     pub log: LogSettings,
+    /// Alerts.
+    pub alert: AlertSettings,
+    /// From events to staging files of warehouses.
+    pub warehouse_rows: WarehouseRowSettings,
 }
 
 impl Settings {
@@ -133,6 +143,8 @@ impl Settings {
             runs: RunSettings::read(&reader),
             storage,
             log: log::read(&reader),
+            alert: AlertSettings::read(&reader),
+            warehouse_rows: WarehouseRowSettings::read(&reader),
         };
         let mut errors = reader.into_errors();
         settings.contradictions(&mut errors);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalogue::{Key, Kind, Unit};
+use super::kafka::KafkaSettings;
 use super::raw::{Raw, Reader, parse_duration};
 
 const SECOND: Kind = Kind::Duration(Unit::Second);
@@ -285,7 +286,7 @@ pub(super) const KEYS: &[Key] = &[
 pub struct RouterSettings {
     /// Whether events are delivered at all, in requests and in files.
     pub enabled: bool,
-    raw: Arc<Raw>,
+    pub(super) raw: Arc<Raw>,
 }
 
 /// What may be done with a URL that an event chose.
@@ -379,7 +380,8 @@ pub struct AdaptiveSettings {
 impl RouterSettings {
     pub(super) fn read(r: &Reader<'_>, raw: &Arc<Raw>) -> RouterSettings {
         let general = r.within(&[]);
-        let _general_is_valid = RouterTypeSettings::read(&general);
+        let of_all_types = RouterTypeSettings::read(&general);
+        let _kafka_is_valid = KafkaSettings::read(&general, of_all_types.workers);
         r.absorb(general);
         RouterSettings { enabled: r.flag("enableRouter"), raw: Arc::clone(raw) }
     }

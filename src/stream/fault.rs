@@ -22,6 +22,9 @@ pub enum Fault {
     /// The payload is not what the client can send.
     #[error("{0}")]
     Payload(String),
+    /// The server answered that it will never take the payload.
+    #[error("{0}")]
+    Refused(String),
     /// No connection came about: name, route, port, or handshake.
     #[error("{0}")]
     Unreachable(String),
@@ -42,7 +45,7 @@ impl Fault {
     /// The code that judges the job.
     pub fn code(&self) -> i32 {
         match self {
-            Fault::Configuration(_) | Fault::Credentials(_) | Fault::Payload(_) => FINAL,
+            Fault::Configuration(_) | Fault::Credentials(_) | Fault::Payload(_) | Fault::Refused(_) => FINAL,
             Fault::Unreachable(_) | Fault::Interrupted(_) | Fault::Server(_) => RETRYABLE,
         }
     }
@@ -54,7 +57,7 @@ impl Fault {
 
     /// Whether the server said something, whatever it was.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Fault::Credentials(_) | Fault::Server(_))
+        matches!(self, Fault::Credentials(_) | Fault::Refused(_) | Fault::Server(_))
     }
 
     /// The text that is stored with the job of this destination.
@@ -63,7 +66,7 @@ impl Fault {
             Fault::Configuration(_) | Fault::Credentials(_) | Fault::Unreachable(_) => {
                 format!("[CDM {type_name}] Unable to create client for {destination_id} {self}")
             }
-            Fault::Payload(_) | Fault::Interrupted(_) | Fault::Server(_) => self.to_string(),
+            Fault::Payload(_) | Fault::Refused(_) | Fault::Interrupted(_) | Fault::Server(_) => self.to_string(),
         }
     }
 }

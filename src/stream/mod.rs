@@ -8,25 +8,44 @@
 
 mod fault;
 pub mod kafka;
+mod mqtt;
+mod nats;
+mod record;
 pub mod redis;
+mod standing;
+mod tls;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 pub use fault::Fault;
+pub use tls::read_certificates;
+
+use crate::settings::RouterSettings;
 
 /// The client of one destination.
 #[derive(Debug)]
 pub enum Client {
+    /// Kafka and what speaks its protocol.
+    Kafka(Box<kafka::Kafka>),
+    /// MQTT.
+    Mqtt(Box<mqtt::Mqtt>),
+    /// NATS.
+    Nats(Box<nats::Nats>),
     /// Redis.
     Redis(redis::Redis),
 }
 
 impl Client {
     /// The client for a destination of this type; `None` when there is none for the type.
-    pub fn of(type_name: &str, config: &Map<String, Value>) -> Option<Client> {
+    pub fn of(type_name: &str, config: &Map<String, Value>, settings: &RouterSettings) -> Option<Client> {
         match type_name {
+            "KAFKA" | "CONFLUENT_CLOUD" | "AZURE_EVENT_HUB" => {
+                Some(Client::Kafka(Box::new(kafka::Kafka::new(type_name, config, settings.kafka(type_name)))))
+            }
+            "MQTT" => Some(Client::Mqtt(Box::new(mqtt::Mqtt::new(config)))),
+            "NATS" => Some(Client::Nats(Box::new(nats::Nats::new(config)))),
             "REDIS" => Some(Client::Redis(redis::Redis::new(config))),
             _ => None,
         }
@@ -38,6 +57,9 @@ impl Client {
     /// What went wrong; [`Fault::code`] says whether it is worth another attempt.
     pub async fn send(&self, payload: &[u8], timeout: Duration) -> Result<(), Fault> {
         match self {
+            Client::Kafka(kafka) => kafka.send(payload, timeout).await,
+            Client::Mqtt(mqtt) => mqtt.send(payload, timeout).await,
+            Client::Nats(nats) => nats.send(payload, timeout).await,
             Client::Redis(redis) => redis.send(payload, timeout).await,
         }
     }
@@ -45,7 +67,11 @@ impl Client {
     /// Whether both come from the same configuration.
     pub fn is_configured_like(&self, other: &Client) -> bool {
         match (self, other) {
+            (Client::Kafka(one), Client::Kafka(other)) => one.is_configured_like(other),
+            (Client::Mqtt(one), Client::Mqtt(other)) => one.is_configured_like(other),
+            (Client::Nats(one), Client::Nats(other)) => one.is_configured_like(other),
             (Client::Redis(one), Client::Redis(other)) => one.is_configured_like(other),
+            _ => false,
         }
     }
 }

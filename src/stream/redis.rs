@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
@@ -17,7 +16,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::fault::Fault;
-use super::kafka::read_certificates;
+use super::standing::{Standing, is_same_configuration};
+use super::tls::read_certificates;
 
 /// Port of addresses that name none.
 const PORT: u16 = 6379;
@@ -26,10 +26,7 @@ const PORT: u16 = 6379;
 pub struct Redis {
     config: Map<String, Value>,
     setup: Result<Setup, Fault>,
-    /// The connection that stands, with its number.
-    connection: Mutex<Option<(u64, Connection)>>,
-    /// Held by whoever connects; the others wait for the result. The number of the next connection.
-    connecting: tokio::sync::Mutex<u64>,
+    connection: Standing<Connection>,
 }
 
 /// The configuration, read once.
@@ -75,22 +72,12 @@ impl std::fmt::Debug for Redis {
 impl Redis {
     /// The client for this configuration. What is wrong with it is told with every record.
     pub fn new(config: &Map<String, Value>) -> Redis {
-        Redis {
-            setup: Setup::read(config),
-            config: config.clone(),
-            connection: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
-        }
+        Redis { setup: Setup::read(config), config: config.clone(), connection: Standing::default() }
     }
 
     /// Whether both come from the same configuration.
     pub fn is_configured_like(&self, other: &Redis) -> bool {
-        let told_apart = |config: &Map<String, Value>| {
-            let mut config = config.clone();
-            config.retain(|key, _| key != "eventDelivery" && key != "eventDeliveryTS");
-            config
-        };
-        told_apart(&self.config) == told_apart(&other.config)
+        is_same_configuration(&self.config, &other.config)
     }
 
     /// Writes what the payload says.
@@ -113,27 +100,14 @@ impl Redis {
         let written = written.unwrap_or_else(|_| Err(Fault::Interrupted(format!("no answer within {timeout:?}"))));
         if matches!(written, Err(Fault::Interrupted(_) | Fault::Unreachable(_))) {
             // It may be beyond use; the next record opens another.
-            let mut known = self.connection.lock();
-            if known.as_ref().is_some_and(|(known, _)| *known == number) {
-                *known = None;
-            }
+            self.connection.give_up(number);
         }
         written
     }
 
     async fn connected(&self, timeout: Duration) -> Result<(u64, Connection), Fault> {
         let setup = self.setup.as_ref().map_err(Fault::clone)?;
-        if let Some(known) = self.connection.lock().clone() {
-            return Ok(known);
-        }
-        let mut number = self.connecting.lock().await;
-        if let Some(known) = self.connection.lock().clone() {
-            return Ok(known);
-        }
-        let connection = setup.connect(timeout).await?;
-        *number += 1;
-        *self.connection.lock() = Some((*number, connection.clone()));
-        Ok((*number, connection))
+        self.connection.get(|_| true, setup.connect(timeout)).await
     }
 }
 

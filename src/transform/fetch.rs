@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Host;
 
+use crate::destination::peer::PeerCheck;
 use crate::destination::private_address::{AddressRefused, AddressRules, Range, unwrapped};
 use crate::destination::resolve;
 use crate::settings::TransformSettings;
@@ -117,10 +118,12 @@ fn client(reach: Reach) -> Result<Client, reqwest::Error> {
     if let Some((_, client)) = CLIENT.lock().as_ref().filter(|(known, _)| *known == reach) {
         return Ok(client.clone());
     }
+    let judge = reach.clone();
     let client = Client::builder()
         .redirect(redirect::Policy::none())
         .referer(false)
         .no_proxy()
+        .connector_layer(PeerCheck::new(move |address| judge.allows(address)))
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .tcp_nodelay(true)

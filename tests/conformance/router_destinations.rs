@@ -10,9 +10,9 @@ use pintle::backend_config::{Destination, DestinationDefinition};
 use pintle::destination::{Message, Plan};
 use pintle::event::fnv::fnv1a_32;
 use pintle::jobsdb::StagingFile;
-use pintle::stream::Fault;
-use pintle::stream::kafka::{Target, partition_of, read_certificates};
+use pintle::stream::kafka::{Target, partition_of};
 use pintle::stream::redis::{merge_at, refuses_credentials};
+use pintle::stream::{Fault, read_certificates};
 
 type Outcome = Result<(), String>;
 

@@ -6,9 +6,16 @@
 
 mod control_plane;
 mod files;
+mod gate;
 mod http;
+mod kafka;
 mod load;
+mod mosquitto;
+mod nats;
 mod node;
+mod object_server;
+mod process;
+mod received;
 mod redis;
 mod sdk;
 mod sink;
@@ -19,9 +26,15 @@ use std::time::{Duration, Instant};
 
 pub use control_plane::ControlPlane;
 pub use files::messages_below;
+pub use gate::Gate;
 pub use http::{Answer, Client, basic_auth};
+pub use kafka::{Kafka, MockKafka, PASSWORD, USER};
 pub use load::{Load, LoadPlan, batch_body, track};
+pub use mosquitto::{MQTT_PASSWORD, MQTT_USER, Mosquitto};
+pub use nats::Nats;
 pub use node::{Node, NodeBuilder, pintle};
+pub use object_server::{ObjectServer, Storage};
+pub use received::Received;
 pub use redis::Redis;
 pub use sdk::{Sdk, missing_sdk, missing_tool, tools};
 pub use sink::{Behaviour, Sink};

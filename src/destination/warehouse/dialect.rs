@@ -70,7 +70,7 @@ impl Dialect {
     }
 
     /// Whether rows are streamed: the table `users` cannot be kept that way.
-    pub(super) fn is_streamed(self) -> bool {
+    pub fn is_streamed(self) -> bool {
         matches!(self, Dialect::SnowpipeStreaming | Dialect::BigQueryStream)
     }
 

@@ -19,6 +19,7 @@
 //! | `conversion` | what becomes of a value in a column of another type |
 //! | `merge_rule` | rules of identity resolution |
 //! | `namespace` | the schema of a connection |
+//! | `storage` | where files lie between the node and the tables |
 //! | `value`, `reader` | JSON that borrows from the event |
 //! | `columns` | rows, and how they are written |
 
@@ -38,6 +39,7 @@ mod reader;
 mod refused;
 mod reserved;
 mod rules;
+mod storage;
 mod tables;
 mod types;
 mod value;
@@ -51,6 +53,7 @@ pub use dialect::Dialect;
 pub use names::Naming;
 pub use namespace::{Choice, safe_namespace};
 pub use refused::Refused;
+pub use storage::FileStorage;
 pub use tables::columns_of_loading;
 pub use types::ColumnType;
 pub use value::{Json, Members};

@@ -168,6 +168,33 @@ fn parameters_carry_the_run_the_record_and_the_trace() {
 }
 
 #[test]
+fn an_event_becomes_a_job_for_every_row_of_a_warehouse() {
+    let warehouse = destination("wh", "POSTGRES", json!({ "skipUsersTable": false }));
+    let snapshot = snapshot(vec![warehouse], |_| {}, Value::Null);
+    let (jobs, counts) = sent_with(&without_archive(), &snapshot, &job(&signup(), json!({})));
+    let tables: Vec<&str> = jobs.iter().map(|job| job.payload["metadata"]["table"].as_str().unwrap()).collect();
+    assert_eq!((tables, counts.events), (vec!["tracks", "signup"], 1));
+    for job in &jobs {
+        assert_eq!((job.queue, job.custom_val.as_str()), (Queue::BatchRt, "POSTGRES"));
+        assert_eq!(job.payload["metadata"]["receivedAt"], "2025-03-10T12:00:10.000Z");
+        assert_eq!(job.payload["data"]["id"], "m-1");
+        assert_eq!(job.payload["data"]["context_destination_id"], "wh");
+        assert_eq!(job.payload["metadata"]["columns"]["uuid_ts"], "datetime");
+    }
+
+    let mut settings = without_archive();
+    settings.warehouse_rows.puts_source_in_context = false;
+    let (plain, _) = sent_with(&settings, &snapshot, &job(&signup(), json!({})));
+    assert_eq!(plain[0].payload["data"].get("context_destination_id"), None);
+
+    settings.warehouse_rows.most_columns = 5;
+    let (refused, _) = sent_with(&settings, &snapshot, &job(&signup(), json!({})));
+    assert_eq!((refused.len(), refused[0].queue), (1, Queue::ProcError));
+    let parameters = &refused[0].parameters;
+    assert_eq!((&parameters["status_code"], &parameters["stage"]), (&json!(400), &json!("dest_transformer")));
+}
+
+#[test]
 fn every_destination_gets_its_own_job_in_its_own_queue() {
     let s3 = destination("d2", "S3", json!({}));
     let snapshot = snapshot(vec![webhook(), s3], |_| {}, Value::Null);

@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 
-use super::{Buffers, Emit, Failed, LET_THROUGH, Passing, Pipeline, isolated, outcome_of};
+use super::passing::{Failed, LET_THROUGH, Passing, isolated, outcome_of};
+use super::{Buffers, Emit, Pipeline};
 use crate::destination::{Message, Output};
 use crate::jobsdb::{NewJob, Queue};
 use crate::processor::accounting::{Mark, Stage, State};

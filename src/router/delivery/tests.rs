@@ -1,4 +1,5 @@
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -11,13 +12,13 @@ use super::*;
 use crate::router::wire::{Identity, Wire, read};
 
 /// A server that answers by path; counts connections and remembers what it saw.
-struct Receiver {
-    address: SocketAddr,
-    connections: Arc<AtomicUsize>,
-    seen: Arc<Mutex<Vec<(Method, String, HeaderMap, Bytes)>>>,
+pub(super) struct Receiver {
+    pub(super) address: SocketAddr,
+    pub(super) connections: Arc<AtomicUsize>,
+    pub(super) seen: Arc<Mutex<Vec<(Method, String, HeaderMap, Bytes)>>>,
 }
 
-async fn receiver() -> Receiver {
+pub(super) async fn receiver() -> Receiver {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -60,6 +61,7 @@ async fn respond(path: &str) -> hyper::Response<Full<Bytes>> {
         "/elsewhere" => response.status(307).header("location", "http://localhost.test./ok").body(Full::default()),
         "/nowhere" => response.status(304).body(Full::default()),
         "/round" => response.status(302).header("location", "/round").body(Full::default()),
+        "/away" => response.status(307).header("location", "http://away.test:1/ok").body(Full::default()),
         "/metadata" => response.status(302).header("location", "http://169.254.169.254/").body(Full::default()),
         "/hang" => {
             std::future::pending::<()>().await;
@@ -70,7 +72,11 @@ async fn respond(path: &str) -> hyper::Response<Full<Bytes>> {
     answer.unwrap()
 }
 
-fn rules() -> DeliveryRules {
+pub(super) fn nothing(_headers: &HeaderMap) -> Vec<HeaderName> {
+    Vec::new()
+}
+
+pub(super) fn rules() -> DeliveryRules {
     DeliveryRules {
         timeout: Duration::from_secs(5),
         idle_per_host: 4,
@@ -83,7 +89,7 @@ fn rules() -> DeliveryRules {
     }
 }
 
-fn request(method: &str, url: &str) -> WireRequest {
+pub(super) fn request(method: &str, url: &str) -> WireRequest {
     let payload = format!(
         r#"{{"type":"REST","method":"{method}","endpoint":"{url}","headers":{{"authorization":"Bearer x","content-type":"application/json"}},"body":{{"JSON":{{"k":"v"}}}}}}"#
     );
@@ -95,7 +101,7 @@ fn request(method: &str, url: &str) -> WireRequest {
 }
 
 async fn send(courier: &Courier, url: &str) -> Answer {
-    courier.send(request("POST", url), &Way::new(rules()), false, &[]).await
+    courier.send(request("POST", url), &Way::new(rules()), false, &nothing).await
 }
 
 #[tokio::test]
@@ -109,7 +115,7 @@ async fn an_answer_becomes_a_code_and_a_bounded_text() {
     assert_eq!(send(&courier, &url("/large")).await.text.len(), 10_240);
     assert_eq!(send(&courier, &url("/nowhere")).await.code, 304);
     let keeps = DeliveryRules { keeps_successful_body: true, ..rules() };
-    assert_eq!(courier.send(request("POST", &url("/ok")), &Way::new(keeps), false, &[]).await.text, "fine");
+    assert_eq!(courier.send(request("POST", &url("/ok")), &Way::new(keeps), false, &nothing).await.text, "fine");
     let seen = server.seen.lock();
     assert_eq!(seen[0].3, Bytes::from(r#"{"k":"v"}"#));
     assert_eq!(seen[0].2.get("user-agent").unwrap(), "RudderLabs");
@@ -123,7 +129,7 @@ async fn connections_are_kept_but_never_shared_between_rules() {
         assert_eq!(send(&courier, &url).await.code, 200);
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
-    let refused = courier.send(request("POST", &url), &Way::new(rules()), true, &[]).await;
+    let refused = courier.send(request("POST", &url), &Way::new(rules()), true, &nothing).await;
     assert_eq!((refused.code, refused.text.as_str()), (403, REFUSED_TEXT));
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
@@ -159,7 +165,7 @@ async fn reaching_nobody_is_told_from_a_destination_that_hangs_up_or_hangs() {
     assert_eq!((unknown.code, unknown.unreachable), (504, true));
     let short = DeliveryRules { timeout: Duration::from_millis(300), ..rules() };
     let url = format!("http://{}/hang", server.address);
-    let hanging = courier.send(request("POST", &url), &Way::new(short), false, &[]).await;
+    let hanging = courier.send(request("POST", &url), &Way::new(short), false, &nothing).await;
     assert_eq!((hanging.code, hanging.unreachable), (504, false));
     let closes = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = closes.local_addr().unwrap();
@@ -180,14 +186,18 @@ async fn private_addresses_are_refused_by_name_and_by_every_literal() {
     let (server, courier) = (receiver().await, Courier::default());
     let port = server.address.port();
     for host in ["127.0.0.1", "127.0.0.1.", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]", "localhost"] {
-        let answer =
-            courier.send(request("POST", &format!("http://{host}:{port}/ok")), &Way::new(rules()), true, &[]).await;
+        let answer = courier
+            .send(request("POST", &format!("http://{host}:{port}/ok")), &Way::new(rules()), true, &nothing)
+            .await;
         assert_eq!((answer.code, answer.text.as_str()), (403, REFUSED_TEXT), "{host}");
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 0);
     let own = DeliveryRules { own_listeners: vec![server.address], ..rules() };
     assert_eq!(
-        courier.send(request("POST", &format!("http://localhost:{port}/ok")), &Way::new(own), false, &[]).await.code,
+        courier
+            .send(request("POST", &format!("http://localhost:{port}/ok")), &Way::new(own), false, &nothing)
+            .await
+            .code,
         403
     );
 }
