@@ -16,6 +16,7 @@ mod dead_routes;
 mod events;
 mod guard;
 mod listeners;
+mod live;
 mod pause;
 mod routes;
 mod send;
@@ -23,6 +24,7 @@ mod server;
 mod staging;
 mod status;
 mod token;
+mod trace;
 mod vitals;
 
 #[cfg(test)]
@@ -39,7 +41,7 @@ use crate::backend_config::BackendConfig;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
 use crate::settings;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LiveTaps, Metrics};
 use crate::{batch_router, gateway, router};
 
 pub use alerts::{ActiveAlert, Alerts};
@@ -57,6 +59,7 @@ pub use status::{
     ConfigurationStatus, DeliveryStatus, DestinationStatus, DiskStatus, ErrorStatus, FilesStatus, ListenerStatus,
     NodeStatus, PauseStatus, QueueStatus, Waiting,
 };
+pub use trace::{Searched, Trace, TraceStep};
 pub use vitals::{Phase, Readiness, Vitals};
 
 /// Asks the node to read its settings and its workspace again; the answer says what came of it.
@@ -97,6 +100,8 @@ pub struct Deps {
     pub router_board: Arc<router::Board>,
     /// What the batch router shows of each destination.
     pub batch_board: Arc<batch_router::Board>,
+    /// What passes, for who watches.
+    pub live: LiveTaps,
     /// Where the gateway listens, once it does.
     pub gateway_addresses: Arc<OnceLock<Vec<SocketAddr>>>,
     /// The way to the own ingest port.

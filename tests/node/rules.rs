@@ -16,7 +16,7 @@ fn send(node: &Node, events: &[Value]) {
 }
 
 /// Runs a verb against the node and gives its standard output.
-fn verb(node: &Node, words: &[&str]) -> String {
+pub fn verb(node: &Node, words: &[&str]) -> String {
     let mut arguments: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let paths = [("--config", node.settings_file()), ("--admin-socket", node.admin_socket())];
     for (name, path) in paths {
@@ -29,7 +29,8 @@ fn verb(node: &Node, words: &[&str]) -> String {
     text
 }
 
-fn json_of(node: &Node, words: &[&str]) -> Value {
+/// What a verb says of a node in JSON.
+pub fn json_of(node: &Node, words: &[&str]) -> Value {
     serde_json::from_str(&verb(node, words)).expect("JSON")
 }
 
