@@ -1,6 +1,5 @@
 //! Uploads from staging files made by hand to tables that are read back.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
