@@ -9,8 +9,8 @@
 //!
 //! One worker serves one destination. The way of a batch: [`cut`] says when and how jobs become files,
 //! [`object_key`] where they go, [`crate::object_storage`] takes them, [`result`] turns the answer into the states of the
-//! jobs. Files of warehouses are [`staging`] files: a record tells the warehouse of each. Types that need more
-//! than files (bulk APIs) are left alone here.
+//! jobs. Files of warehouses are [`staging`] files: a record tells the warehouse of each. Types whose servers take whole
+//! files of records have a worker of their own ([`record_files`]); others (bulk APIs) are left alone here.
 
 mod archive;
 mod batch_file;
@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod object_key;
 mod orders;
 mod pickup;
+mod record_files;
 mod recovery;
 pub mod result;
 mod sending;
@@ -56,6 +57,7 @@ use crate::settings::Live;
 pub use board::{ArchiveFigures, Board, BreakerState, DestinationFigures};
 
 use manifest::Manifest;
+use record_files::RecordWorker;
 use recovery::Recovery;
 use worker::Worker;
 
@@ -289,7 +291,8 @@ async fn serve_destinations(
         let mut not_built = BTreeMap::new();
         for active in shared.jobs.active(Queue::BatchRt) {
             let (id, kind) = (&active.partition.destination_id, &active.partition.custom_val);
-            if OBJECT_STORAGES.contains(&kind.as_str()) || is_warehouse(kind) {
+            let served = OBJECT_STORAGES.contains(&kind.as_str()) || record_files::TYPES.contains(&kind.as_str());
+            if served || is_warehouse(kind) {
                 wanted.insert(id.clone(), kind.clone());
             } else {
                 *not_built.entry((id.clone(), kind.clone())).or_insert(0) += active.pending;
@@ -313,6 +316,9 @@ async fn serve_destinations(
             let (shared, stop, worker_id) = (Arc::clone(shared), stop.clone(), id.clone());
             let task = workers.spawn(async move {
                 let recovery = shared.recovery(&worker_id).await?;
+                if record_files::TYPES.contains(&kind.as_str()) {
+                    return RecordWorker::new(&shared, &worker_id, &kind, recovery).run(stop).await;
+                }
                 Worker::new(&shared, &worker_id, &kind, recovery).run(stop).await
             });
             serving.insert(task.id(), id);

@@ -16,6 +16,8 @@ pub enum Verdict<'a> {
     EgressDisabled,
     /// Nobody here knows this storage.
     Unsupported(&'a str),
+    /// What was to be delivered, or where, cannot be right: no use in trying again.
+    Rejected(&'a str),
     /// Anything else.
     Failed {
         /// What the storage or the node said.
@@ -114,6 +116,10 @@ pub fn resolve(verdict: Verdict<'_>, previous: Previous, limit: RetryLimit, now_
         Verdict::Unsupported(provider) => {
             response.insert("reason".to_owned(), unsupported_reason(provider).into());
             (JobState::Aborted, "")
+        }
+        Verdict::Rejected(error) => {
+            response.insert("Error".to_owned(), error.into());
+            (JobState::Aborted, "400")
         }
         Verdict::Failed { error, unreachable } => {
             response.insert("Error".to_owned(), error.into());

@@ -336,6 +336,27 @@ async fn record(shared: &Shared, file: &BatchFile, staged: &Staged) -> Result<()
     Ok(())
 }
 
+/// Stores that the jobs of a file arrived, and deletes its manifest with the last of them.
+pub(super) async fn settle_success(shared: &Shared, jobs: &[Picked], op: u64) -> Result<(), JobsDbError> {
+    let tally = commit_in_parts(&shared.jobs, jobs, |part, place| {
+        let mut tx = Tx::new(Durability::Lazy);
+        let mut tally = Tally::default();
+        for picked in part {
+            tally.count(&Outcome::Succeeded);
+            tx.finish_of_run(picked.job.lease, Outcome::Succeeded, picked.run.clone());
+        }
+        if place.is_last {
+            tx.journal_delete(Queue::BatchRt, op);
+        }
+        (tx, tally)
+    })
+    .await?;
+    if let Some(first) = jobs.first() {
+        events::jobs_settled(&first.job.partition, tally.counts, tally.error_code);
+    }
+    Ok(())
+}
+
 async fn finish_file(file: BatchFile) {
     file.leases.decided();
     let path = file.path;

@@ -55,8 +55,8 @@ enum Way {
     Unavailable(String),
 }
 
-/// Types that object stores and the local directory have (processor.md 9.5).
-const IDENTITY: [&str; 6] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL"];
+/// Types that take events as they are: object stores, the local directory, files of records (processor.md 9.5).
+const IDENTITY: [&str; 7] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL", "SFTP"];
 
 /// Types whose jobs go to the batch router (processor.md 10.3).
 const BATCH: [&str; 33] = [

@@ -59,6 +59,8 @@ pub enum Namespace {
     EventSchemas = 0x07,
     /// Deletion tasks.
     Deletions = 0x08,
+    /// Paths and numbers of files of records, by destination and run.
+    FileParts = 0x09,
     /// Staging files: [`StagingFile`](super::StagingFile) as JSON, by id. Written by `batch_router`, read by `warehouse`.
     WarehouseStaging = 0x10,
     /// Uploads of the warehouse.

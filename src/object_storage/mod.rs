@@ -15,6 +15,7 @@ mod http;
 mod local;
 mod remote;
 mod s3;
+mod sftp;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use addresses::AddressRule;
 pub use local::{LocalStore, refused_directory};
 pub use local::{create_directories, one_component, remove_if_there, sync_directory, walk};
 pub use remote::RemoteStore;
+pub use sftp::SftpStore;
 
 use crate::destination::warehouse::FileStorage;
 use configured::Configured;
@@ -88,6 +90,8 @@ pub enum Store {
     Local(LocalStore),
     /// A bucket or container.
     Remote(RemoteStore),
+    /// An account on a server.
+    Sftp(SftpStore),
 }
 
 impl Store {
@@ -103,6 +107,7 @@ impl Store {
             "S3" | "MINIO" | "DIGITAL_OCEAN_SPACES" => {
                 s3::open(provider, &configured, context).await.map(Store::Remote)
             }
+            "SFTP" => SftpStore::of_destination(&configured, context).map(Store::Sftp),
             "GCS" => gcs::open(&configured, context).map(Store::Remote),
             "AZURE_BLOB" => azure::open(&configured, context).map(Store::Remote),
             other => Err(StoreError::Unsupported(other.to_owned())),
@@ -130,6 +135,7 @@ impl Store {
         match self {
             Store::Local(store) => store.upload(key, file).await,
             Store::Remote(store) => store.upload(key, file).await,
+            Store::Sftp(store) => store.upload(key, file).await,
         }
     }
 
@@ -138,6 +144,7 @@ impl Store {
         match self {
             Store::Local(store) => store.length(key).await,
             Store::Remote(store) => store.length(key).await,
+            Store::Sftp(store) => store.length(key).await,
         }
     }
 
@@ -146,6 +153,7 @@ impl Store {
         match self {
             Store::Local(store) => store.list(folder, at_most).await,
             Store::Remote(store) => store.list(folder, at_most).await,
+            Store::Sftp(store) => store.list(folder, at_most).await,
         }
     }
 
@@ -155,6 +163,7 @@ impl Store {
         match self {
             Store::Local(store) => store.download(key, file).await,
             Store::Remote(store) => store.download(key, file).await,
+            Store::Sftp(store) => store.download(key, file).await,
         }
     }
 
@@ -163,6 +172,7 @@ impl Store {
         match self {
             Store::Local(store) => store.delete(key).await,
             Store::Remote(store) => store.delete(key).await,
+            Store::Sftp(store) => store.delete(key).await,
         }
     }
 
@@ -171,6 +181,7 @@ impl Store {
         match self {
             Store::Local(store) => store.location(key),
             Store::Remote(store) => store.location(key),
+            Store::Sftp(store) => store.location(key),
         }
     }
 }

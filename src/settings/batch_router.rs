@@ -20,6 +20,22 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("BatchRouter.maxEventsInABatch", Kind::Int, "10000", "Jobs that cut a batch before its time.")
         .also(&["BatchRouter.<TYPE>.maxEventsInABatch"])
         .hot(),
+    Key::new(
+        "BatchRouter.asyncUploadTimeout",
+        Kind::Duration(Unit::Minute),
+        "30m",
+        "Time between two files of records (SFTP) of destinations that set no uploadInterval.",
+    )
+    .also(&["BatchRouter.<TYPE>.asyncUploadTimeout"])
+    .hot(),
+    Key::new(
+        "BatchRouter.maxPayloadSizeInBytes",
+        Kind::Bytes(1),
+        "10000",
+        "Payload bytes that fill a file of records (SFTP) before its time.",
+    )
+    .also(&["BatchRouter.<TYPE>.maxPayloadSizeInBytes"])
+    .hot(),
     Key::new("BatchRouter.jobQueryBatchSize", Kind::Int, "20000", "Most jobs read at once.")
         .also(&["BatchRouter.<TYPE>.jobQueryBatchSize"])
         .hot(),
@@ -242,6 +258,10 @@ pub struct BatchRouterTypeSettings {
     pub max_events: usize,
     /// Most jobs read at once.
     pub query_size: usize,
+    /// Time between two files of records.
+    pub async_upload_timeout: Duration,
+    /// Payload bytes that fill a file of records before its time.
+    pub max_payload_bytes: u64,
     /// Attempts after which a job may be given up.
     pub max_failed_count: u32,
     /// A job is not given up before this time since its first attempt.
@@ -444,6 +464,8 @@ impl BatchRouterTypeSettings {
             upload_freq: upload_freq.max(Duration::from_secs(1)),
             max_events: r.count("BatchRouter.maxEventsInABatch").max(1),
             query_size: r.count("BatchRouter.jobQueryBatchSize").max(1),
+            async_upload_timeout: r.duration("BatchRouter.asyncUploadTimeout").max(Duration::from_secs(1)),
+            max_payload_bytes: r.bytes("BatchRouter.maxPayloadSizeInBytes").max(1),
             max_failed_count: attempts("BatchRouter.maxFailedCountForJob"),
             retry_time_window: r.duration("BatchRouter.retryTimeWindow"),
             run_max_failed_count: attempts("BatchRouter.RSources.maxFailedCountForJob"),

@@ -21,6 +21,7 @@ mod received;
 mod redis;
 mod sdk;
 mod sink;
+mod sshd;
 mod transformer;
 mod workspace;
 
@@ -42,6 +43,7 @@ pub use received::Received;
 pub use redis::Redis;
 pub use sdk::{Sdk, missing_sdk, missing_tool, tools};
 pub use sink::{Behaviour, Sink};
+pub use sshd::Sshd;
 pub use transformer::Transformer;
 pub use workspace::{WRITE_KEY, Workspace};
 

@@ -72,7 +72,7 @@ fn a_destination_that_is_down_is_told_once_and_again_when_it_is_back() {
     assert_eq!((&raised["alert"], &raised["subject"]), (&json!("destination_down"), &json!("hook")), "{raised}");
     assert_eq!(raised["state"], "raised");
     assert!(raised["text"].as_str().is_some_and(|text| text.contains("504")), "the last error is told: {raised}");
-    let status = crate::rules::pintle_json(&node, &["status"]);
+    let status = crate::rules::json_of(&node, &["status", "--json"]);
     assert_eq!(status["alerts"][0]["alert"], "destination_down", "{status}");
     assert_eq!(status["destinations"][0]["rt"]["pending"], 30);
     assert!(status["destinations"][0]["oldestMs"].is_i64(), "{status}");

@@ -47,6 +47,7 @@ mod remote;
 mod restart;
 mod rules;
 mod sdk;
+mod sftp;
 mod staging;
 mod tail;
 mod trace;
