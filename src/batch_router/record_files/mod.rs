@@ -392,5 +392,6 @@ fn retry_limits(of_type: &BatchRouterTypeSettings) -> Limits {
     Limits {
         of_events: RetryLimit { attempts: of_type.max_failed_count, window: of_type.retry_time_window },
         of_runs: RetryLimit { attempts: of_type.run_max_failed_count, window: of_type.run_retry_time_window },
+        of_records: None,
     }
 }
