@@ -25,6 +25,19 @@ pub(super) fn resolve(
     Ok((resolved, event))
 }
 
+/// Whether any value is a template.
+pub(super) fn has_template(config: &Map<String, Value>) -> bool {
+    fn holds(value: &Value) -> bool {
+        match value {
+            Value::String(text) => template(text).is_some(),
+            Value::Array(items) => items.iter().any(holds),
+            Value::Object(members) => members.values().any(holds),
+            _ => false,
+        }
+    }
+    config.values().any(holds)
+}
+
 fn resolve_value(value: &Value, envelope: &mut Value) -> Value {
     match value {
         Value::String(text) => match template(text) {

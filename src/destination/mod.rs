@@ -11,7 +11,10 @@
 //!
 //! One file or folder per integration. [`plan`] says which types are native. [`warehouse`] turns events into rows.
 
+mod calls;
+mod dotted_path;
 mod dynamic_config;
+mod event_choice;
 mod flatten;
 mod http;
 mod kafka;
@@ -23,6 +26,7 @@ mod redis;
 mod refusal;
 pub mod resolve;
 mod routed;
+mod streams;
 pub mod warehouse;
 mod webhook;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::calls::{self, Calls};
 use super::dynamic_config;
 use super::http::{self, Http};
 use super::kafka::Kafka;
@@ -12,6 +13,8 @@ use super::message::{Message, Unreadable};
 use super::redis::Redis;
 use super::refusal::Refusal;
 use super::warehouse::Dialect;
+use super::routed::Routed;
+use super::streams::Stream;
 use super::webhook::Webhook;
 use crate::backend_config::Destination;
 
@@ -44,6 +47,8 @@ enum Way {
     Http(Box<Http>),
     Kafka(Kafka),
     Redis(Redis),
+    Stream(Stream),
+    Calls(Calls),
     /// The configuration holds templates, so that each event has its own plan.
     PerEvent(Arc<Destination>, String),
     /// Neither native nor covered by a transformer.
@@ -91,7 +96,25 @@ const BATCH: [&str; 33] = [
 ];
 
 /// Types with a mapping of their own.
-const MAPPED: [&str; 8] = ["WEBHOOK", "HTTP", "KAFKA", "CONFLUENT_CLOUD", "AZURE_EVENT_HUB", "REDIS", "MQTT", "NATS"];
+const MAPPED: [&str; 17] = [
+    "WEBHOOK",
+    "HTTP",
+    "KAFKA",
+    "CONFLUENT_CLOUD",
+    "AZURE_EVENT_HUB",
+    "REDIS",
+    "MQTT",
+    "NATS",
+    "KINESIS",
+    "FIREHOSE",
+    "EVENTBRIDGE",
+    "LAMBDA",
+    "SQS",
+    "GOOGLEPUBSUB",
+    "GOOGLE_CLOUD_FUNCTION",
+    "BQSTREAM",
+    "GOOGLESHEETS",
+];
 
 /// Whether the node transforms this type itself.
 pub fn is_mapped(type_name: &str) -> bool {
@@ -122,7 +145,8 @@ impl Plan {
     /// The transformation of this type with the destination's configuration.
     pub fn of_type(type_name: &str, destination: &Arc<Destination>) -> Plan {
         let destination = &without_filtered_config(destination);
-        if destination.has_dynamic_config && MAPPED.contains(&type_name) {
+        let is_per_event = destination.has_dynamic_config && dynamic_config::has_template(&destination.config);
+        if is_per_event && MAPPED.contains(&type_name) {
             Plan(Way::PerEvent(Arc::clone(destination), type_name.to_owned()))
         } else {
             Plan::fixed(type_name, destination)
@@ -138,7 +162,11 @@ impl Plan {
             }
             "REDIS" => Way::Redis(Redis::new(destination)),
             _ if IDENTITY.contains(&type_name) => Way::Identity,
-            _ => Way::Unavailable(type_name.to_owned()),
+            _ => match (Stream::of(type_name, destination), Calls::of(type_name, destination)) {
+                (Some(stream), _) => Way::Stream(stream),
+                (_, Some(calls)) => Way::Calls(calls),
+                _ => Way::Unavailable(type_name.to_owned()),
+            },
         })
     }
 
@@ -156,6 +184,8 @@ impl Plan {
                 return Ok(vec![Output { payload, topic }]);
             }
             Way::Redis(redis) => redis.transform(&with_time_of_record(message), metadata)?,
+            Way::Stream(stream) => stream.transform(&with_time_of_record(message))?,
+            Way::Calls(calls) => calls.transform(&with_time_of_record(message))?,
             Way::PerEvent(destination, type_name) => {
                 let (plan, event) = resolved(destination, type_name, message, metadata)?;
                 let message = Message::parse(&event).map_err(unreadable)?;
@@ -170,8 +200,25 @@ impl Plan {
     pub fn joins_events(&self) -> bool {
         match &self.0 {
             Way::Http(http) => http.joins_events(),
-            Way::PerEvent(destination, type_name) => type_name == "HTTP" && http::may_batch(&destination.config),
+            Way::Calls(calls) => calls.joins_events(),
+            Way::PerEvent(destination, type_name) if type_name == "HTTP" => http::may_batch(&destination.config),
+            Way::PerEvent(_, type_name) => calls::TYPES.contains(&type_name.as_str()),
             _ => false,
+        }
+    }
+
+    /// What events become that share calls; `None` for the types that make requests.
+    pub(super) fn calls_of(&self, events: &[(Message<'_>, &dyn Fn() -> Value)]) -> Option<Vec<Routed>> {
+        match &self.0 {
+            Way::Calls(calls) => {
+                let events: Vec<Message<'_>> =
+                    events.iter().map(|(event, _)| with_time_of_record(event).into_owned()).collect();
+                Some(calls.route(&events))
+            }
+            Way::PerEvent(destination, type_name) if calls::TYPES.contains(&type_name.as_str()) => {
+                Some(calls_per_config(destination, type_name, events))
+            }
+            _ => None,
         }
     }
 
@@ -200,6 +247,46 @@ impl Plan {
             _ => None,
         }
     }
+}
+
+/// Events whose templates come to the same configuration share calls.
+fn calls_per_config(
+    destination: &Arc<Destination>,
+    type_name: &str,
+    events: &[(Message<'_>, &dyn Fn() -> Value)],
+) -> Vec<Routed> {
+    let mut routed = Vec::new();
+    let mut groups: Vec<(Value, Vec<(usize, String)>)> = Vec::new();
+    for (place, (event, metadata)) in events.iter().enumerate() {
+        match dynamic_config::resolve(&destination.config, event, *metadata) {
+            Ok((config, event)) => {
+                let config = Value::Object(config);
+                match groups.iter_mut().find(|(known, _)| *known == config) {
+                    Some((_, group)) => group.push((place, event)),
+                    None => groups.push((config, vec![(place, event)])),
+                }
+            }
+            Err(error) => routed.push(Routed::alone(place, Err(unreadable(error)))),
+        }
+    }
+    for (config, group) in groups {
+        let Value::Object(config) = config else { continue };
+        let resolved = Destination { config, has_dynamic_config: false, ..Destination::clone(destination) };
+        let Some(calls) = Calls::of(type_name, &resolved) else { continue };
+        let mut places = Vec::new();
+        let mut messages = Vec::new();
+        for (place, event) in &group {
+            match Message::parse(event) {
+                Ok(message) => {
+                    places.push(*place);
+                    messages.push(with_time_of_record(&message).into_owned());
+                }
+                Err(error) => routed.push(Routed::alone(*place, Err(unreadable(error)))),
+            }
+        }
+        routed.extend(calls.route(&messages).into_iter().map(|one| one.placed(&places)));
+    }
+    routed
 }
 
 /// The plan for one event of a destination with templates, and the event without what went into them.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::calls;
 use super::http::batch::{self, Made};
 use super::message::{Message, may_hold_key};
 use super::plan::Plan;
@@ -23,16 +24,25 @@ impl Routed {
     pub(super) fn alone(place: usize, payload: Result<Vec<u8>, Refusal>) -> Routed {
         Routed { places: vec![place], payload, is_batch: false }
     }
+
+    /// The same with places of another list, which `places` gives for each.
+    pub fn placed(mut self, places: &[usize]) -> Routed {
+        self.places = self.places.iter().filter_map(|place| places.get(*place).copied()).collect();
+        self
+    }
 }
 
 /// Types that the router transforms (destinations.md 2.3), of those that are native.
 pub fn is_transformed_by_router(type_name: &str) -> bool {
-    type_name == "HTTP"
+    type_name == "HTTP" || calls::TYPES.contains(&type_name)
 }
 
 impl Plan {
     /// What the events of one destination become, each in exactly one place.
     pub fn route(&self, events: &[(Message<'_>, &dyn Fn() -> Value)]) -> Vec<Routed> {
+        if let Some(routed) = self.calls_of(events) {
+            return routed;
+        }
         let made = events.iter().map(|(event, metadata)| self.make(event, *metadata)).collect();
         batch::join(made)
     }

@@ -161,10 +161,7 @@ fn route(transformation: &Transformation, jobs: &[(Bytes, Value)]) -> Vec<Routed
             }
         }
     }
-    routed.extend(transformation.route(&events).into_iter().map(|mut one| {
-        one.places = one.places.iter().filter_map(|place| places.get(*place).copied()).collect();
-        one
-    }));
+    routed.extend(transformation.route(&events).into_iter().map(|one| one.placed(&places)));
     routed
 }
 

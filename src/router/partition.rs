@@ -128,7 +128,7 @@ pub(super) async fn run(
     let (results, received) = mpsc::channel(RESULTS);
     let settings = common.settings.load();
     let config = common.config.borrow().clone();
-    let plan = Plan::new(&settings, config.as_deref(), &kind, &destination_id, &workspace_id);
+    let plan = Plan::new(&settings, config.as_deref(), &kind, &destination_id, &workspace_id, &common.clock);
     let shared = Arc::new(Shared {
         id: destination_id.clone(),
         jobs: common.jobs.clone(),
@@ -336,7 +336,8 @@ impl Partition {
         if same_config && Arc::ptr_eq(&settings, &self.plan_of.0) {
             return;
         }
-        let mut plan = Plan::new(&settings, config.as_deref(), &self.kind, &self.shared.id, &self.workspace_id);
+        let (kind, id) = (&self.kind, &self.shared.id);
+        let mut plan = Plan::new(&settings, config.as_deref(), kind, id, &self.workspace_id, &self.common.clock);
         {
             let earlier = self.shared.plan.load();
             plan.origins.remember_earlier(&earlier.origins);

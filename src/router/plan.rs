@@ -15,16 +15,17 @@ use super::events::{Labels, Meters};
 use super::throttle::{AdaptiveParams, Rate};
 use super::wire::Identity;
 use crate::backend_config::{Destination, Scrubber, Snapshot};
+use crate::clock::Clock;
 use crate::destination::private_address::AddressRules;
 use crate::destination::{Plan as Transformation, is_transformed_by_router};
 use crate::settings::{RouterTypeSettings, Settings};
-use crate::stream::Client;
+use crate::stream::{Client, Surroundings};
 
 /// Rates per endpoint label or event type that are remembered.
 const RATES: usize = 200;
 
 /// Types that are served by a client of their own, never over HTTP (router.md 2).
-const NOT_OVER_HTTP: [&str; 16] = [
+const NOT_OVER_HTTP: [&str; 17] = [
     "KINESIS",
     "KAFKA",
     "AZURE_EVENT_HUB",
@@ -41,6 +42,7 @@ const NOT_OVER_HTTP: [&str; 16] = [
     "REDIS",
     "MQTT",
     "NATS",
+    "SQS",
 ];
 
 /// How one destination is delivered to.
@@ -79,6 +81,7 @@ impl Plan {
         kind: &str,
         id: &str,
         workspace_id: &str,
+        clock: &Clock,
     ) -> Plan {
         let mut settings = whole.router.of_destination(kind, id);
         let destination = config.and_then(|config| config.destination_by_id.get(id)).cloned();
@@ -102,6 +105,16 @@ impl Plan {
             own_listeners: whole.admin.listen.into_iter().collect(),
             keeps_successful_body: settings.save_destination_response,
         };
+        let around = Surroundings {
+            workspace_id: workspace_id.to_owned(),
+            clock: clock.clone(),
+            addresses: AddressRules {
+                refused: if settings.block_private_ips { rules.private_ranges.clone() } else { Vec::new() },
+                allows_metadata: settings.allow_metadata_ips && !settings.block_private_ips,
+                own: Vec::new(),
+            },
+            own_listeners: rules.own_listeners.clone(),
+        };
         let (limit, window) = whole.router.throttle(kind, id, None);
         let name = destination.as_ref().map_or("", |destination| destination.name.as_str());
         let labels = Labels::new(kind, id, name, workspace_id);
@@ -121,7 +134,7 @@ impl Plan {
             over_http: !NOT_OVER_HTTP.contains(&kind),
             client: destination
                 .as_ref()
-                .and_then(|destination| Client::of(kind, &destination.config, &whole.router))
+                .and_then(|destination| Client::of(kind, &destination.config, &whole.router, &around))
                 .map(Arc::new),
             transformation: destination
                 .as_ref()

@@ -34,6 +34,14 @@ pub enum Fault {
     /// The server answered that it cannot take the payload now.
     #[error("{0}")]
     Server(String),
+    /// The server answered with a code that judges the job by itself.
+    #[error("{text}")]
+    Answered {
+        /// The code.
+        code: i32,
+        /// What it said.
+        text: String,
+    },
 }
 
 impl Fault {
@@ -47,6 +55,7 @@ impl Fault {
         match self {
             Fault::Configuration(_) | Fault::Credentials(_) | Fault::Payload(_) | Fault::Refused(_) => FINAL,
             Fault::Unreachable(_) | Fault::Interrupted(_) | Fault::Server(_) => RETRYABLE,
+            Fault::Answered { code, .. } => *code,
         }
     }
 
@@ -57,7 +66,13 @@ impl Fault {
 
     /// Whether the server said something, whatever it was.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Fault::Credentials(_) | Fault::Refused(_) | Fault::Server(_))
+        matches!(self, Fault::Credentials(_) | Fault::Refused(_) | Fault::Server(_) | Fault::Answered { .. })
+    }
+
+    /// Whether no later attempt can mend it.
+    pub fn is_final(&self) -> bool {
+        let code = self.code();
+        (400..500).contains(&code) && code != 429
     }
 
     /// The text that is stored with the job of this destination.
@@ -66,7 +81,11 @@ impl Fault {
             Fault::Configuration(_) | Fault::Credentials(_) | Fault::Unreachable(_) => {
                 format!("[CDM {type_name}] Unable to create client for {destination_id} {self}")
             }
-            Fault::Payload(_) | Fault::Refused(_) | Fault::Interrupted(_) | Fault::Server(_) => self.to_string(),
+            Fault::Payload(_)
+            | Fault::Refused(_)
+            | Fault::Interrupted(_)
+            | Fault::Server(_)
+            | Fault::Answered { .. } => self.to_string(),
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::report::CaseResult;
 /// Types whose error texts name the step and whose `implementation` is `cdkV2`, of those that are native.
 const WITH_STEPS: [&str; 2] = ["WEBHOOK", "HTTP"];
 
+/// Types whose router answers say neither the destination nor tags.
+const WITHOUT_DESTINATION: [&str; 1] = ["LAMBDA"];
+
 /// Runs the cases; one of a destination or feature that is not built fails.
 pub fn run(cases: &[Value], _folder: &Path) -> Vec<CaseResult> {
     cases
@@ -157,11 +160,18 @@ fn joint(type_name: &str, named: &str, items: &[&Value]) -> Vec<Value> {
                     {
                         request.shift_remove("userId");
                     }
-                    json!({
+                    let mut answer = json!({
                         "batchedRequest": request, "metadata": metadata, "batched": routed.is_batch, "statusCode": 200,
                         "destination": first["destination"],
-                    })
+                    });
+                    if WITHOUT_DESTINATION.contains(&type_name) {
+                        drop(answer.as_object_mut().and_then(|answer| answer.shift_remove("destination")));
+                    }
+                    answer
                 }
+                Err(refusal) if WITHOUT_DESTINATION.contains(&type_name) => json!({
+                    "metadata": metadata, "batched": false, "statusCode": refusal.status(), "error": refusal.message,
+                }),
                 Err(refusal) => json!({
                     "metadata": metadata, "batched": false, "statusCode": refusal.status(), "error": refusal.message,
                     "statTags": stat_tags(&refusal, type_name, named, "router", metadata[0]),
