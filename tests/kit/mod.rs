@@ -4,6 +4,8 @@
 //! In: what a test wants to exist. Out: handles that stop what they started when they are dropped. No fixed port,
 //! no folder outside a temporary one, and no waiting but for a condition with a deadline.
 
+mod aws;
+mod cloud;
 mod control_plane;
 mod files;
 mod gate;
@@ -24,6 +26,8 @@ mod workspace;
 
 use std::time::{Duration, Instant};
 
+pub use aws::Aws;
+pub use cloud::Cloud;
 pub use control_plane::ControlPlane;
 pub use files::messages_below;
 pub use gate::Gate;

@@ -29,7 +29,8 @@ fn verb(node: &Node, words: &[&str]) -> String {
     text
 }
 
-fn json_of(node: &Node, words: &[&str]) -> Value {
+/// What a verb says of a node in JSON.
+pub fn json_of(node: &Node, words: &[&str]) -> Value {
     serde_json::from_str(&verb(node, words)).expect("JSON")
 }
 
