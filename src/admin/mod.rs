@@ -16,6 +16,7 @@ mod dead_routes;
 mod events;
 mod guard;
 mod listeners;
+mod live;
 mod pause;
 mod routes;
 mod send;
@@ -39,7 +40,7 @@ use crate::backend_config::BackendConfig;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
 use crate::settings;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LiveTaps, Metrics};
 use crate::{batch_router, gateway, router};
 
 pub use alerts::{ActiveAlert, Alerts};
@@ -97,6 +98,8 @@ pub struct Deps {
     pub router_board: Arc<router::Board>,
     /// What the batch router shows of each destination.
     pub batch_board: Arc<batch_router::Board>,
+    /// What passes, for who watches.
+    pub live: LiveTaps,
     /// Where the gateway listens, once it does.
     pub gateway_addresses: Arc<OnceLock<Vec<SocketAddr>>>,
     /// The way to the own ingest port.

@@ -16,6 +16,7 @@ use crate::backend_config::{Destination, DestinationDefinition, Snapshot, Source
 use crate::jobsdb::{Durability, NewJob, Queue, Tx};
 use crate::settings::{Live, Settings};
 use crate::storage::Storage;
+use crate::telemetry::LiveTaps;
 
 struct Api {
     dir: TempDir,
@@ -65,6 +66,7 @@ async fn api() -> Api {
         config: BackendConfig::fixed(workspace()),
         settings: Live::new(settings),
         clock,
+        live: LiveTaps::default(),
         metrics: Metrics::install(),
         data_dir,
         vitals: Arc::new(Vitals::new(0)),

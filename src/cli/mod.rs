@@ -21,6 +21,7 @@ mod send;
 mod status;
 mod store;
 mod table;
+mod tail;
 mod transform;
 mod units;
 mod user;
@@ -55,6 +56,8 @@ enum Verb {
     Send(send::Args),
     /// Show queues, backlog, errors and components of the running node.
     Status(status::Args),
+    /// Watch events as they pass.
+    Tail(tail::Args),
     /// Look at the store in the data directory.
     Store(store::Args),
     /// Make, list, verify, remove and restore snapshots.
@@ -110,6 +113,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Check(arguments) => check::run(arguments),
         Verb::Send(arguments) => send::run(arguments),
         Verb::Status(arguments) => status::run(arguments),
+        Verb::Tail(arguments) => tail::run(arguments),
         Verb::Store(arguments) => store::run(arguments),
         Verb::Backup(arguments) => backup::run(arguments),
         Verb::Reload(arguments) => reload::run(arguments),

@@ -18,6 +18,7 @@ use super::connection::{Connection, UNIX_PEER};
 use super::credentials::{header, query_write_key, with_basic_user};
 use super::directory::{Directory, SourceEntry};
 use super::intake::{self, Admission, Context, Rules};
+use super::live;
 use super::routes::{Call, Identification};
 use super::server::Shared;
 use super::suppression::{Screen, Suppressions};
@@ -26,6 +27,7 @@ use crate::clock::Clock;
 use crate::event::json;
 use crate::jobsdb::{Durability, JobsDbError, Queue, RunStats, Tx};
 use crate::settings::{GatewaySettings, ListenerSettings, Settings};
+use crate::telemetry::LiveRecord;
 
 /// Longest client address that is believed.
 const LONGEST_ADDRESS: usize = 64;
@@ -265,9 +267,12 @@ async fn store(
             Box::pin(without_suppressed(shared, settings, &request, &anonymous_id, suspects)).await?
         }
     };
-    if let Some(Jobs { tx, accepted, _charge }) = jobs {
+    if let Some(Jobs { tx, accepted, watched, _charge }) = jobs {
         commit(shared, connection, tx, lane, deadline).await?;
         events::stored(request.entry, request.call, &accepted);
+        if let Some(records) = watched {
+            shared.taps.record(records);
+        }
     }
     refusal.map_or(Ok(()), Err)
 }
@@ -282,6 +287,8 @@ impl<'a> Request<'a> {
 struct Jobs<'s> {
     tx: Tx,
     accepted: events::Accepted,
+    /// What viewers see of them, if there are any.
+    watched: Option<Vec<LiveRecord>>,
     /// What they take of the memory for requests, until they are stored.
     _charge: Charge<'s>,
 }
@@ -363,12 +370,18 @@ fn prepare<'s>(
     let charge = charge(shared, prepared.expanded_bytes, request.body.len())?;
     events::prepared(&prepared, request.body.len());
     let mut tx = Tx::new(Durability::Durable);
-    prepared.each_job(|job| tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job)));
+    let mut watched = shared.taps.is_watched().then(Vec::new);
+    prepared.each_job(|job| {
+        tx.append(Queue::Gw, shared.jobs.encode(Queue::Gw, job));
+        if let Some(records) = &mut watched {
+            records.extend(live::record(job, shared.clock.now_ms()));
+        }
+    });
     if let Some(run) = &prepared.run {
         tx.count_run(run.clone(), RunStats::taken_in(prepared.len() as u64));
     }
     let accepted = events::Accepted { events: prepared.len() as u64, bots: prepared.bots, sdk: prepared.sdk };
-    Ok(Intake::Decided(Some(Jobs { tx, accepted, _charge: charge }), prepared.refusal))
+    Ok(Intake::Decided(Some(Jobs { tx, accepted, watched, _charge: charge }), prepared.refusal))
 }
 
 /// Takes memory for the jobs of a request, whose body is counted already.

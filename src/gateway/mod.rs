@@ -31,6 +31,7 @@ mod internal;
 mod internal_batch;
 mod job_runs;
 mod listener;
+mod live;
 mod marks;
 mod own_port;
 mod pages;
@@ -52,6 +53,7 @@ use crate::backend_config::Snapshots;
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError};
 use crate::settings::Live;
+use crate::telemetry::LiveTaps;
 
 pub use internal::InternalApi;
 pub use listener::serve;
@@ -69,6 +71,8 @@ pub struct Deps {
     pub settings: Live,
     /// The time that events are received at.
     pub clock: Clock,
+    /// What passes, for who watches.
+    pub live: LiveTaps,
     /// What `/version` and `/health` say about the node.
     pub about: About,
     /// Where the admin listener finds the internal tree.

@@ -37,6 +37,7 @@ use crate::backend_config::Snapshot;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
 use crate::settings::Live;
+use crate::telemetry::LiveTaps;
 
 /// How many streams of requests are kept in order independently.
 const LANES: usize = 256;
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub(super) jobs: JobsDb,
     pub(super) live: Live,
     pub(super) clock: Clock,
+    pub(super) taps: LiveTaps,
     pub(super) about: About,
     pub(super) budget: Arc<Budget>,
     pub(super) connections: Arc<Connections>,
@@ -83,6 +85,7 @@ impl Shared {
         Shared {
             jobs: deps.jobs,
             clock: deps.clock,
+            taps: deps.live,
             about: deps.about,
             budget: Arc::new(Budget::new(gateway.max_in_flight_bytes)),
             connections: Arc::new(Connections::new(connection_limit, gateway.max_connections_per_ip)),

@@ -13,6 +13,7 @@ use crate::gateway::{About, Deps, Inherited, InternalApi, bind, serve};
 use crate::jobsdb::{JobsDb, Limits, Queue, Select};
 use crate::settings::{Live, Settings};
 use crate::storage::Storage;
+use crate::telemetry::LiveTaps;
 use std::sync::Arc;
 
 const GOOD: &str = "Authorization: Basic d2stanM6\r\n";
@@ -67,6 +68,7 @@ async fn node(adjust: impl FnOnce(&mut Settings)) -> Node {
         config: config.subscribe(),
         settings: Live::new(settings),
         clock,
+        live: LiveTaps::default(),
         about,
         internal: InternalApi::default(),
     };

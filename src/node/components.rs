@@ -12,6 +12,7 @@ use super::supervisor::{Component, Ended, Start};
 use crate::backend_config::BackendConfig;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
+use crate::telemetry::LiveTaps;
 use crate::transform::CodeListener;
 use crate::{admin, batch_router, gateway, processor, router, settings};
 
@@ -23,6 +24,7 @@ pub(super) struct Parts {
     pub settings: settings::Live,
     pub clock: Clock,
     pub data_dir: PathBuf,
+    pub live: LiveTaps,
     pub router_board: Arc<router::Board>,
     pub batch_board: Arc<batch_router::Board>,
     /// The addresses that the ingest port got.
@@ -44,6 +46,7 @@ pub(super) fn processor(parts: &Parts) -> Component {
             config: parts.config.subscribe(),
             settings: parts.settings.clone(),
             clock: parts.clock.clone(),
+            live: parts.live.clone(),
         };
         Box::pin(async move { processor::run(deps, stop).await.map_err(|error| Ended::of(&error)) })
     });
@@ -59,6 +62,7 @@ pub(super) fn router(parts: &Parts) -> Component {
             config: parts.config.subscribe(),
             settings: parts.settings.clone(),
             clock: parts.clock.clone(),
+            live: parts.live.clone(),
             board: Arc::clone(&parts.router_board),
         };
         Box::pin(async move { router::run(deps, stop).await.map_err(|error| Ended::of(&error)) })
@@ -101,6 +105,7 @@ pub(super) fn gateway(parts: &Parts, listeners: gateway::Listeners) -> Component
                 config: parts.config.subscribe(),
                 settings: parts.settings.clone(),
                 clock: parts.clock.clone(),
+                live: parts.live.clone(),
                 about: about(&parts.settings.load()),
                 internal: parts.internal.clone(),
             };

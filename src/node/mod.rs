@@ -40,6 +40,7 @@ use crate::clock::Clock;
 use crate::jobsdb::{Gate, JobsDb};
 use crate::settings::{Live, Loaded, Profile, Settings, Sources};
 use crate::storage::{Storage, StorageError};
+use crate::telemetry::LiveTaps;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Logs, LogsError};
 use crate::transform::CodeListener;
@@ -216,6 +217,7 @@ async fn live(
         settings: live.clone(),
         clock: clock.clone(),
         data_dir: data_dir.clone(),
+        live: LiveTaps::default(),
         router_board: Arc::new(router::Board::default()),
         batch_board: Arc::new(batch_router::Board::default()),
         gateway_addresses: Arc::new(OnceLock::new()),
@@ -291,6 +293,7 @@ async fn serve(
         data_dir: parts.data_dir.clone(),
         vitals: Arc::clone(&running.vitals),
         components: Arc::clone(&watch.components),
+        live: parts.live.clone(),
         router_board: Arc::clone(&parts.router_board),
         batch_board: Arc::clone(&parts.batch_board),
         gateway_addresses: Arc::clone(&parts.gateway_addresses),

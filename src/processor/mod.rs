@@ -28,6 +28,7 @@ pub mod filter;
 pub mod geo;
 mod geo_file;
 mod handover;
+mod live;
 mod lookups;
 mod metadata;
 mod parameters;
@@ -54,6 +55,7 @@ use crate::backend_config::Snapshots;
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError, Queue};
 use crate::settings::Live;
+use crate::telemetry::LiveTaps;
 use crate::transform::Engine;
 use crate::transformer::Remote;
 use worker::Shared;
@@ -69,6 +71,8 @@ pub struct Deps {
     pub settings: Live,
     /// The time.
     pub clock: Clock,
+    /// What passes, for who watches.
+    pub live: LiveTaps,
 }
 
 /// Why events cannot be processed.

@@ -11,6 +11,7 @@ use crate::backend_config::{BackendConfig, Destination, DestinationDefinition, S
 use crate::jobsdb::{Durability, Job, Limits, NewJob, Select, Tx};
 use crate::settings::Settings;
 use crate::storage::Storage;
+use crate::telemetry::LiveTaps;
 
 const START_MS: i64 = 1_741_608_000_000;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,7 +66,7 @@ impl Kit {
         let storage = Storage::open(folder.path(), &settings.storage, &clock).unwrap();
         let jobs = JobsDb::open(storage, &settings, clock.clone()).unwrap();
         let config = BackendConfig::fixed(snapshot()).subscribe();
-        let deps = Deps { jobs: jobs.clone(), config, settings: Live::new(settings), clock };
+        let deps = Deps { jobs: jobs.clone(), config, settings: Live::new(settings), clock, live: LiveTaps::default() };
         Kit { jobs, deps, folder }
     }
 

@@ -17,6 +17,7 @@ use super::dedup::InFlight;
 use super::duplicates::Duplicates;
 use super::events::{self, Counts, Meters};
 use super::handover::{Handover, MessageIds};
+use super::live;
 use super::lookups::Lookups;
 use super::pipeline::{Pipeline, Sources};
 use super::transformers;
@@ -342,6 +343,7 @@ impl Read {
         for job in &page.jobs {
             let encode = |outputs: &mut Vec<(Queue, EncodedJob)>, queue: Queue, new: &NewJob<'_>| {
                 outputs.push((queue, self.jobs.encode(queue, new)));
+                self.show(queue, new);
             };
             pipeline.run_guarded(job, &mut outputs, encode, Vec::clear)?;
             let ids = pipeline.duplicates.as_mut().map(|found| MessageIds { claims: found.take_claims(), expiry_ms });
@@ -372,6 +374,7 @@ impl Read {
                     pipeline.transformed(chunk, reply, &later, &mut |place, queue, new| {
                         if let Some(waits) = waiting.get_mut(place) {
                             waits.outputs.push((queue, self.jobs.encode(queue, new)));
+                            self.show(queue, new);
                         }
                     });
                 }
@@ -392,6 +395,14 @@ impl Read {
             handover.add_figures(key, value);
         }
         Ok(Some(Batch { handover, counts, jobs: handed_over, _slot: slot }))
+    }
+
+    /// Shows a dead letter to who watches.
+    fn show(&self, queue: Queue, new: &NewJob<'_>) {
+        let taps = &self.shared.deps.live;
+        if queue == Queue::ProcError && taps.is_watched() {
+            taps.record([live::record(new, self.clock.now_ms())]);
+        }
     }
 
     /// Has chunks transformed, all of them at the same time as far as there are threads; `None` when the node stops

@@ -22,6 +22,7 @@ pub mod error_response;
 mod event_origin;
 mod events;
 mod joint;
+mod live;
 pub mod outcome;
 mod partition;
 pub mod pickup;
@@ -51,6 +52,7 @@ use crate::backend_config::Snapshots;
 use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError, Queue};
 use crate::settings::Live;
+use crate::telemetry::LiveTaps;
 
 pub use board::{Activity, Board, DestinationState, LastError, Pause};
 use drain::ClockWatch;
@@ -71,6 +73,8 @@ pub struct Deps {
     pub settings: Live,
     /// The time.
     pub clock: Clock,
+    /// What passes, for who watches.
+    pub live: LiveTaps,
     /// Live figures and orders of the operator.
     pub board: Arc<Board>,
 }
@@ -100,7 +104,7 @@ pub enum RouterError {
 /// # Errors
 /// The store failed; what was under way is delivered again after a restart.
 pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), RouterError> {
-    let Deps { jobs, mut config, settings, clock, board } = deps;
+    let Deps { jobs, mut config, settings, clock, live, board } = deps;
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         known = config.wait_for(Option::is_some) => {
@@ -115,6 +119,7 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), RouterError>
         config: config.clone(),
         settings,
         clock: clock.clone(),
+        live,
         board: Arc::clone(&board),
         courier: Arc::default(),
         ages_count: Arc::new(AtomicBool::new(true)),

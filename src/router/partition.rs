@@ -133,6 +133,7 @@ pub(super) async fn run(
         id: destination_id.clone(),
         jobs: common.jobs.clone(),
         clock: common.clock.clone(),
+        live: common.live.clone(),
         board: Arc::clone(&common.board),
         courier: Arc::clone(&common.courier),
         barrier: Mutex::new(Barrier::new(plan.barrier_params())),

@@ -21,6 +21,7 @@ use crate::backend_config::Snapshots;
 use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
 use crate::settings::Live;
+use crate::telemetry::LiveTaps;
 
 /// Endpoint labels with a limiter of their own.
 pub(super) const ENDPOINTS: usize = 200;
@@ -32,6 +33,7 @@ pub(super) struct Common {
     pub(super) config: Snapshots,
     pub(super) settings: Live,
     pub(super) clock: Clock,
+    pub(super) live: LiveTaps,
     pub(super) board: Arc<Board>,
     pub(super) courier: Arc<Courier>,
     /// Whether ages of jobs can be trusted (the clock did not jump).
@@ -45,6 +47,7 @@ pub(super) struct Shared {
     pub(super) id: String,
     pub(super) jobs: JobsDb,
     pub(super) clock: Clock,
+    pub(super) live: LiveTaps,
     pub(super) board: Arc<Board>,
     pub(super) courier: Arc<Courier>,
     pub(super) plan: ArcSwap<Plan>,

@@ -16,6 +16,7 @@ use super::barrier::Ended;
 use super::drain::Reason;
 use super::error_response::ErrorAt;
 use super::events;
+use super::live;
 use super::outcome::dead_letter;
 use super::shared::Shared;
 use super::status_table::{DELIVERED_WITH_WARNING, Verdict};
@@ -142,6 +143,9 @@ fn stored(shared: &Shared, mut batch: Vec<Finished>) {
         }
     }
     report(shared, &batch);
+    if shared.live.is_watched() {
+        shared.live.record(live::records(&batch));
+    }
     drop(batch);
     shared.stored_results();
 }

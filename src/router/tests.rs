@@ -19,6 +19,7 @@ use crate::backend_config::{BackendConfig, Destination, DestinationDefinition, S
 use crate::jobsdb::{Durability, Limits, NewJob, Select, Tx};
 use crate::settings::{Raw, Settings};
 use crate::storage::Storage;
+use crate::telemetry::LiveTaps;
 
 /// How a receiver answers a body: the status, or a hang.
 type Script = dyn Fn(&Value, usize) -> Option<u16> + Send + Sync;
@@ -157,6 +158,7 @@ impl Kit {
             config: self.config.subscribe(),
             settings: self.settings.clone(),
             clock: self.clock.clone(),
+            live: LiveTaps::default(),
             board: Arc::clone(&self.board),
         };
         self.running = Some(tokio::spawn(run(deps, self.stop.clone())));

@@ -7,9 +7,11 @@
 pub mod logs;
 
 mod events;
+mod live;
 mod once_per;
 mod tally;
 
+pub use live::{LivePage, LiveRecord, LiveTaps, Viewer};
 pub use once_per::{OncePer, may_log};
 pub use tally::Tally;
 

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,11 @@ impl Aws {
         self.gate.is_open.store(true, Ordering::SeqCst);
     }
 
+    /// Connections that found the gate closed.
+    pub fn turned_away(&self) -> usize {
+        self.gate.turned_away.load(Ordering::SeqCst)
+    }
+
     /// What the script `tests/cloud/aws.py` says, around the gate.
     pub fn ask(&self, service: &str, verb: &str, name: &str) -> Vec<Value> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cloud/aws.py");
@@ -87,6 +92,7 @@ impl Drop for Aws {
 struct Gate {
     address: SocketAddr,
     is_open: Arc<AtomicBool>,
+    turned_away: Arc<AtomicUsize>,
     passing: Arc<Mutex<Vec<TcpStream>>>,
 }
 
@@ -96,14 +102,17 @@ impl Gate {
         let gate = Gate {
             address: listener.local_addr().expect("a bound listener has an address"),
             is_open: Arc::new(AtomicBool::new(true)),
+            turned_away: Arc::default(),
             passing: Arc::default(),
         };
         let (is_open, passing) = (Arc::clone(&gate.is_open), Arc::clone(&gate.passing));
+        let turned_away = Arc::clone(&gate.turned_away);
         std::thread::spawn(move || {
             for coming in listener.incoming().flatten() {
                 let Ok(going) = TcpStream::connect(server) else { continue };
                 let mut passing = passing.lock().unwrap_or_else(PoisonError::into_inner);
                 if !is_open.load(Ordering::SeqCst) {
+                    turned_away.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
                 // An error here is a connection that ended.

@@ -74,7 +74,7 @@ fn ten_thousand_events_pass_into_a_stream_and_a_queue_in_order_through_an_outage
     send(&node, 0..50);
     aws.close();
     send(&node, 50..100);
-    node.wait_for_output("unreachable", LIMIT);
+    wait_until("calls are turned away", LIMIT, || aws.turned_away() >= 20);
     aws.open();
     wait_until("every event went out", LIMIT, || is_done(&node));
     assert_complete_and_in_order(&aws.ask("kinesis", "read", "kit-stream"), "key", 10_000);
@@ -104,8 +104,10 @@ fn a_delivery_stream_a_bus_and_a_refusing_stream_get_what_is_theirs() {
     let archived = aws.ask("events", "read", "kit-archive");
     assert_eq!(archived[0]["count"].as_i64(), Some(USERS));
     let letters = dead(&node);
-    assert_eq!(i64::try_from(letters.len()).expect("few"), USERS, "what a stream refuses is given up with a reason");
-    assert!(letters[0].to_string().contains("ResourceNotFoundException"), "{}", letters[0]);
+    assert!(!letters.is_empty(), "what a stream refuses is given up with a reason");
+    for letter in letters {
+        assert!(letter.to_string().contains("ResourceNotFoundException"), "{letter}");
+    }
 }
 
 #[test]

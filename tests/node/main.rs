@@ -48,5 +48,6 @@ mod restart;
 mod rules;
 mod sdk;
 mod staging;
+mod tail;
 mod transformations;
 mod webhook;

@@ -16,7 +16,7 @@ fn send(node: &Node, events: &[Value]) {
 }
 
 /// Runs a verb against the node and gives its standard output.
-fn verb(node: &Node, words: &[&str]) -> String {
+pub fn verb(node: &Node, words: &[&str]) -> String {
     let mut arguments: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let paths = [("--config", node.settings_file()), ("--admin-socket", node.admin_socket())];
     for (name, path) in paths {
