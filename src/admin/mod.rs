@@ -24,6 +24,7 @@ mod server;
 mod staging;
 mod status;
 mod token;
+mod trace;
 mod vitals;
 
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use status::{
     ConfigurationStatus, DeliveryStatus, DestinationStatus, DiskStatus, ErrorStatus, FilesStatus, ListenerStatus,
     NodeStatus, PauseStatus, QueueStatus, Waiting,
 };
+pub use trace::{Searched, Trace, TraceStep};
 pub use vitals::{Phase, Readiness, Vitals};
 
 /// Asks the node to read its settings and its workspace again; the answer says what came of it.

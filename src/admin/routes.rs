@@ -17,6 +17,7 @@
 //! | POST `/v1/dead/replay`, `/v1/dead/drop` | [`super::DeadChange`]; body: a filter, or `{"all": true}` |
 //! | POST `/v1/process` | records a staging file for the warehouse; empty 200, errors as plain text |
 //! | GET `/v1/live?source=&destination=&type=&user=&status=&after=` | live events behind a number; waits for some |
+//! | GET `/v1/trace/{messageId}` | [`super::Trace`] |
 //! | GET `/v1/report?seconds=&source=&destination=&stage=&events=` | what became of events, stage by stage |
 //!
 //! Errors are `{"error", "hint", "where"}`.
@@ -34,7 +35,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::server::Caller;
-use super::{Deps, backup, dead_routes, events, guard, live, pause, send, staging, status};
+use super::{Deps, backup, dead_routes, events, guard, live, pause, send, staging, status, trace};
 
 /// Most bytes of a request body.
 const MAX_BODY: usize = 16 << 20;
@@ -71,8 +72,11 @@ pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incomin
         ["v1", "dead", id] if is(&Method::GET) => dead_routes::show(deps, id).await,
         ["v1", "process"] if is(&Method::POST) => staging::process(deps, caller, request).await,
         ["v1", "report"] if is(&Method::GET) => dead_routes::report(deps, request.uri().query()).await,
+        ["v1", "trace", id] if is(&Method::GET) => trace::answer(deps, id).await,
         ["v1", "live"] if is(&Method::GET) => live::page(deps, request.uri().query()).await,
-        ["healthz" | "readyz" | "metrics"] | ["v1", "status" | "report" | "live"] => method_not_allowed("GET, HEAD"),
+        ["healthz" | "readyz" | "metrics"] | ["v1", "status" | "report" | "live"] | ["v1", "trace", _] => {
+            method_not_allowed("GET, HEAD")
+        }
         ["v1", "backups"] => method_not_allowed("GET, HEAD, POST"),
         ["v1", "reload" | "send" | "backup" | "process"]
         | ["v1", "dead", "list" | "replay" | "drop"]

@@ -22,6 +22,7 @@ mod status;
 mod store;
 mod table;
 mod tail;
+mod trace;
 mod transform;
 mod units;
 mod user;
@@ -58,6 +59,8 @@ enum Verb {
     Status(status::Args),
     /// Watch events as they pass.
     Tail(tail::Args),
+    /// Show what happened to one event.
+    Trace(trace::Args),
     /// Look at the store in the data directory.
     Store(store::Args),
     /// Make, list, verify, remove and restore snapshots.
@@ -114,6 +117,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Send(arguments) => send::run(arguments),
         Verb::Status(arguments) => status::run(arguments),
         Verb::Tail(arguments) => tail::run(arguments),
+        Verb::Trace(arguments) => trace::run(arguments),
         Verb::Store(arguments) => store::run(arguments),
         Verb::Backup(arguments) => backup::run(arguments),
         Verb::Reload(arguments) => reload::run(arguments),

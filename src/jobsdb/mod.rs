@@ -19,6 +19,7 @@ mod datasets;
 mod dead_letter;
 mod events;
 mod fetch;
+mod find;
 mod keys;
 mod open;
 mod order;
@@ -48,6 +49,7 @@ pub use api::{
 };
 pub use cancelled::{CancelError, CancelledRuns};
 pub use dead_letter::DeadLetter;
+pub use find::StoredJob;
 pub use open::inspect;
 pub use runs::{FailedRecord, RecordPlace, RunKey, RunOfJob, RunRow, RunStats};
 pub use staging_file::{BatchDestination, Named, RowNotes, StagingFile, StagingRecord};

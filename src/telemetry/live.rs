@@ -153,6 +153,13 @@ impl LiveTaps {
         self.0.arrived.notify_waiters();
     }
 
+    /// The records of one event, as far as they are still there.
+    pub fn of_message(&self, message_id: &str) -> Vec<Arc<LiveRecord>> {
+        let rings = self.0.rings.lock();
+        let records = rings.rings.values().flat_map(|ring| ring.records.iter().map(|(_, record)| record));
+        records.filter(|record| record.message_id == message_id).cloned().collect()
+    }
+
     /// A new viewer, from whose coming on records are made; `None` when there are too many.
     pub fn view(&self) -> Option<Viewer<'_>> {
         let until = elapsed_ms(self.0.begun) + u64::try_from(INTEREST.as_millis()).unwrap_or(u64::MAX / 2);

@@ -49,5 +49,6 @@ mod rules;
 mod sdk;
 mod staging;
 mod tail;
+mod trace;
 mod transformations;
 mod webhook;

@@ -1,13 +1,25 @@
 //! `pintle tail` and the live events behind it.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::kit::{Behaviour, Client, NodeBuilder, Sink, WRITE_KEY, Workspace, wait_until};
-use crate::rules::{admin_get, verb};
+use crate::kit::{Behaviour, Client, Node, NodeBuilder, Sink, WRITE_KEY, Workspace, wait_until};
+use crate::rules::verb;
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// What the admin API answers.
+fn admin_get(node: &Node, path: &str) -> Value {
+    let mut stream = UnixStream::connect(node.admin_socket()).expect("the admin socket answers");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    serde_json::from_str(answer.split_once("\r\n\r\n").expect("a head").1).expect("JSON")
+}
 
 #[test]
 fn who_watches_sees_events_come_in_go_out_and_fail() {
