@@ -12,9 +12,9 @@ use super::kafka::Kafka;
 use super::message::{Message, Unreadable};
 use super::redis::Redis;
 use super::refusal::Refusal;
-use super::warehouse::Dialect;
 use super::routed::Routed;
 use super::streams::Stream;
+use super::warehouse::Dialect;
 use super::webhook::Webhook;
 use crate::backend_config::Destination;
 

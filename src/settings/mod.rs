@@ -34,8 +34,8 @@ mod runs;
 mod storage;
 mod transform;
 mod transformer;
-mod warehouse_rows;
 mod warehouse;
+mod warehouse_rows;
 mod webhook;
 
 use std::path::PathBuf;
@@ -65,8 +65,8 @@ pub use runs::RunSettings;
 pub use storage::{Profile, StorageSettings};
 pub use transform::TransformSettings;
 pub use transformer::{AskedRepeats, CallRules, TransformerSettings};
-pub use warehouse_rows::WarehouseRowSettings;
 pub use warehouse::{WarehouseSettings, WarehouseTypeSettings, settings_name};
+pub use warehouse_rows::WarehouseRowSettings;
 pub use webhook::WebhookSettings;
 
 /// Every setting of the node, validated.
