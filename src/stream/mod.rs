@@ -29,10 +29,9 @@ use serde_json::{Map, Value};
 pub use fault::Fault;
 pub use tls::read_certificates;
 
-use crate::settings::RouterSettings;
-
 use crate::clock::Clock;
 use crate::destination::private_address::AddressRules;
+use crate::settings::RouterSettings;
 
 /// Characters that are encoded in a part of a URL's path.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
