@@ -54,7 +54,8 @@ async fn through(shared: &Shared, plan: &Plan, client: &Client, payload: &Bytes,
     }
     wait_for_rate(shared, plan, "").await;
     let started = Instant::now();
-    let sent = client.send(payload, plan.settings.http_timeout).await;
+    // In a place of its own: what some clients need to connect would make the task of every worker large.
+    let sent = Box::pin(client.send(payload, plan.settings.http_timeout)).await;
     events::request_took(&plan.meters, started.elapsed());
     match sent {
         Ok(()) => {

@@ -59,7 +59,7 @@ pub enum Client {
     /// NATS.
     Nats(Box<nats::Nats>),
     /// Redis.
-    Redis(redis::Redis),
+    Redis(Box<redis::Redis>),
     /// A stream of AWS.
     Aws(Box<aws::Aws>),
     /// A stream of Google.
@@ -80,7 +80,7 @@ impl Client {
             }
             "MQTT" => Some(Client::Mqtt(Box::new(mqtt::Mqtt::new(config)))),
             "NATS" => Some(Client::Nats(Box::new(nats::Nats::new(config)))),
-            "REDIS" => Some(Client::Redis(redis::Redis::new(config))),
+            "REDIS" => Some(Client::Redis(Box::new(redis::Redis::new(config)))),
             _ => aws::Aws::of(type_name, config, around)
                 .map(|aws| Client::Aws(Box::new(aws)))
                 .or_else(|| Some(Client::Google(Box::new(google::Google::of(type_name, config, around)?)))),
