@@ -26,6 +26,7 @@ mod status;
 mod token;
 mod trace;
 mod vitals;
+mod warehouse;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
 use crate::settings;
 use crate::telemetry::{LiveTaps, Metrics};
+use crate::warehouse::Warehouse;
 use crate::{batch_router, gateway, router};
 
 pub use alerts::{ActiveAlert, Alerts};
@@ -100,6 +102,8 @@ pub struct Deps {
     pub router_board: Arc<router::Board>,
     /// What the batch router shows of each destination.
     pub batch_board: Arc<batch_router::Board>,
+    /// Uploads of warehouses; `None` where nothing is loaded.
+    pub warehouse: Option<Warehouse>,
     /// What passes, for who watches.
     pub live: LiveTaps,
     /// Where the gateway listens, once it does.

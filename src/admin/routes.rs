@@ -16,6 +16,10 @@
 //! | GET `/v1/dead/{id}` | one dead letter with its payload |
 //! | POST `/v1/dead/replay`, `/v1/dead/drop` | [`super::DeadChange`]; body: a filter, or `{"all": true}` |
 //! | POST `/v1/process` | records a staging file for the warehouse; empty 200, errors as plain text |
+//! | GET `/v1/warehouse/uploads?source_id&destination_id&destination_type&status&limit&offset`, `.../uploads/{id}` | uploads |
+//! | POST `/v1/warehouse/uploads/{id}/trigger`, `.../uploads/trigger`, `.../uploads/retry`, `.../retry/count` | uploads begin (again) |
+//! | POST `/v1/warehouse/schema/sync`, `.../query`, `.../always` | look at tables again, read them, upload always |
+//! | `/internal/v1/warehouse/pending-events`, `.../trigger-upload`, `.../fetch-tables` | as clients of the peer ask |
 //! | GET `/v1/live?source=&destination=&type=&user=&status=&after=` | live events behind a number; waits for some |
 //! | GET `/v1/trace/{messageId}` | [`super::Trace`] |
 //! | GET `/v1/report?seconds=&source=&destination=&stage=&events=` | what became of events, stage by stage |
@@ -35,7 +39,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::server::Caller;
-use super::{Deps, backup, dead_routes, events, guard, live, pause, send, staging, status, trace};
+use super::{Deps, backup, dead_routes, events, guard, live, pause, send, staging, status, trace, warehouse};
 
 /// Most bytes of a request body.
 const MAX_BODY: usize = 16 << 20;
@@ -53,6 +57,10 @@ pub(super) async fn route(deps: &Deps, caller: &Caller, request: Request<Incomin
     let is =
         |method: &Method| *request.method() == method || (*method == Method::GET && *request.method() == Method::HEAD);
     match segments.as_slice() {
+        ["internal", "v1", "warehouse", call @ ("pending-events" | "trigger-upload" | "fetch-tables")] => {
+            warehouse::internal(deps, caller, call, request).await
+        }
+        ["v1", "warehouse", rest @ ..] => warehouse::answer(deps, caller, rest, request).await,
         ["internal", ..] => internal(deps, caller, request).await,
         ["healthz"] if is(&Method::GET) => text(StatusCode::OK, "ok\n"),
         ["readyz"] if is(&Method::GET) => readiness(deps),

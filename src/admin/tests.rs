@@ -78,6 +78,7 @@ async fn api() -> Api {
         internal: crate::gateway::InternalApi::default(),
         backlogs: Arc::default(),
         alerts: Arc::default(),
+        warehouse: None,
         reloads: reload_requests,
     };
     let stop = CancellationToken::new();

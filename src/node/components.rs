@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::jobsdb::JobsDb;
 use crate::telemetry::LiveTaps;
 use crate::transform::CodeListener;
+use crate::warehouse::Warehouse;
 use crate::{admin, batch_router, gateway, processor, router, settings};
 
 /// What every component is built from.
@@ -27,6 +28,8 @@ pub(super) struct Parts {
     pub live: LiveTaps,
     pub router_board: Arc<router::Board>,
     pub batch_board: Arc<batch_router::Board>,
+    /// Uploads of warehouses.
+    pub warehouse: Warehouse,
     /// The addresses that the ingest port got.
     pub gateway_addresses: Arc<OnceLock<Vec<std::net::SocketAddr>>>,
     /// Sockets that the service manager passed.
@@ -86,6 +89,16 @@ pub(super) fn batch_router(parts: &Parts) -> Component {
         Box::pin(async move { batch_router::run(deps, stop).await.map_err(|error| Ended::of(&error)) })
     });
     Component { name: "batch_router", start }
+}
+
+/// Staging files become tables.
+pub(super) fn warehouse(parts: &Parts) -> Component {
+    let warehouse = parts.warehouse.clone();
+    let start: Start = Arc::new(move |stop| {
+        let warehouse = warehouse.clone();
+        Box::pin(async move { warehouse.run(stop).await.map_err(|error| Ended::of(&error)) })
+    });
+    Component { name: "warehouse", start }
 }
 
 /// Events come in. The first start uses the listeners that are bound already; a later one binds the same

@@ -25,7 +25,7 @@ mod supervisor;
 mod systemd;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,7 @@ use crate::telemetry::LiveTaps;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::{self, Logs, LogsError};
 use crate::transform::CodeListener;
+use crate::warehouse::{self, Warehouse};
 use crate::{batch_router, gateway, router};
 
 use components::Parts;
@@ -210,6 +211,13 @@ async fn live(
             return Err(NodeError::Configuration(problem));
         }
     };
+    let warehouse = match open_warehouse(&jobs, &config, &live, &clock, &data_dir).await {
+        Ok(warehouse) => warehouse,
+        Err(problem) => {
+            close(jobs, Instant::now() + STOP_BOUND).await?;
+            return Err(problem);
+        }
+    };
     live.store(default_archive::complete(Settings::clone(&live.load()), config.state().mode));
     let parts = Parts {
         jobs: jobs.clone(),
@@ -220,6 +228,7 @@ async fn live(
         live: LiveTaps::default(),
         router_board: Arc::new(router::Board::default()),
         batch_board: Arc::new(batch_router::Board::default()),
+        warehouse,
         gateway_addresses: Arc::new(OnceLock::new()),
         inherited,
         own_port: gateway::OwnPort::default(),
@@ -296,6 +305,7 @@ async fn serve(
         live: parts.live.clone(),
         router_board: Arc::clone(&parts.router_board),
         batch_board: Arc::clone(&parts.batch_board),
+        warehouse: Some(parts.warehouse.clone()),
         gateway_addresses: Arc::clone(&parts.gateway_addresses),
         own_port: parts.own_port.clone(),
         internal: parts.internal.clone(),
@@ -323,7 +333,9 @@ async fn serve(
     running.keep(Step::Work, Supervised::start(components::batch_router(parts), watch.clone()));
     if delivers {
         running.keep(Step::Work, Supervised::start(components::router(parts), watch.clone()));
+        running.keep(Step::Work, Supervised::start(components::warehouse(parts), watch.clone()));
     } else {
+        switched_off(watch, "warehouse", "enableRouter is false; staging files wait");
         switched_off(watch, "router", "enableRouter is false; events wait for delivery");
     }
     let listeners = components::open_ingest_port(parts).await?;
@@ -387,6 +399,26 @@ async fn open_queues(settings: &Settings, clock: &Clock) -> Result<JobsDb, NodeE
         Ok(JobsDb::open(storage, &settings, clock)?)
     });
     opened.await.map_err(|failure| NodeError::StoreFailed(failure.to_string()))?
+}
+
+/// Reads which uploads the last run left.
+async fn open_warehouse(
+    jobs: &JobsDb,
+    config: &BackendConfig,
+    live: &Live,
+    clock: &Clock,
+    data_dir: &Path,
+) -> Result<Warehouse, NodeError> {
+    let deps = warehouse::Deps {
+        jobs: jobs.clone(),
+        config: config.subscribe(),
+        settings: live.clone(),
+        clock: clock.clone(),
+        data_dir: data_dir.to_owned(),
+    };
+    let opened = tokio::task::spawn_blocking(move || Warehouse::open(deps)).await;
+    let failed = |failure: String| NodeError::StoreFailed(failure);
+    opened.map_err(|failure| failed(failure.to_string()))?.map_err(|failure| failed(failure.to_string()))
 }
 
 async fn wait_for_configuration(config: &BackendConfig) -> Result<Arc<Snapshot>, NodeError> {

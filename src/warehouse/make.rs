@@ -19,7 +19,7 @@ const MOST_JITTER_MS: u64 = 15_000;
 
 /// Makes the uploads of every connection that is due.
 pub(super) async fn due_uploads(shared: &Arc<Shared>, running: &Running) -> Result<(), JobsDbError> {
-    let pending = shared.ledger.blocking(|ledger| ledger.pending()).await?;
+    let pending = shared.ledger.blocking(super::ledger::Ledger::pending).await?;
     events::pending_files(pending.len());
     let mut by_connection: BTreeMap<Pair, Vec<Pending>> = BTreeMap::new();
     for file in pending {

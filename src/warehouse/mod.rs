@@ -21,6 +21,7 @@
 //! | `retention` | what becomes of old uploads |
 //! | `api`, `validation` | what operators see and ask for |
 
+pub mod api;
 mod connection;
 mod events;
 mod export;
@@ -38,11 +39,12 @@ mod schedule;
 mod schema;
 mod state;
 mod upload;
+mod validation;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,6 +124,8 @@ struct Shared {
     always: AtomicBool,
     /// When this process last made an upload for a connection.
     made_here: Mutex<HashMap<Pair, i64>>,
+    /// Uploads that are worked on.
+    working: Mutex<HashSet<u64>>,
     /// Something is to be looked at.
     wake: Notify,
     /// Where the next upload dies.
@@ -160,6 +164,7 @@ impl Warehouse {
             triggers: Mutex::default(),
             always: AtomicBool::new(false),
             made_here: Mutex::default(),
+            working: Mutex::default(),
             wake: Notify::new(),
             #[cfg(test)]
             death: Mutex::default(),
@@ -173,6 +178,7 @@ impl Warehouse {
     pub async fn run(&self, stop: CancellationToken) -> Result<(), WarehouseError> {
         let shared = &self.0;
         shared.empty_work_folder().await?;
+        shared.working.lock().clear();
         let staged = shared.ledger.jobs().staged();
         let mut running = Running::default();
         let mut archived: Option<Instant> = None;
@@ -190,7 +196,7 @@ impl Warehouse {
                 () = stop.cancelled() => break,
                 () = staged.notified() => {}
                 () = shared.wake.notified() => {}
-                Some(ended) = running.ended() => match ended {
+                Some(ended) = running.ended(shared) => match ended {
                     Ok(()) => {}
                     Err(Failure::Jobs(error)) => return Err(error.into()),
                     Err(error) => tracing::error!(%error, "an upload ended by an internal error and is taken up again"),
@@ -198,7 +204,7 @@ impl Warehouse {
                 () = tokio::time::sleep(settings.warehouse.main_loop_sleep) => {}
             }
         }
-        running.wait(STOP_PATIENCE).await;
+        running.wait(shared, STOP_PATIENCE).await;
         Ok(())
     }
 }

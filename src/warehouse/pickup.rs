@@ -68,27 +68,26 @@ impl Running {
                 source_id: upload.source_id,
             };
             let task = self.tasks.spawn(upload::work(Arc::clone(shared), upload.id, stop.clone()));
+            shared.working.lock().insert(upload.id);
             self.taken.insert(task.id(), taken);
         }
     }
 
     /// The next upload that is not worked on any more; `None` when there is none.
-    pub(super) async fn ended(&mut self) -> Option<Result<(), Failure>> {
-        Some(match self.tasks.join_next_with_id().await? {
-            Ok((id, result)) => {
-                self.taken.remove(&id);
-                result
-            }
-            Err(error) => {
-                self.taken.remove(&error.id());
-                Err(error.into())
-            }
-        })
+    pub(super) async fn ended(&mut self, shared: &Shared) -> Option<Result<(), Failure>> {
+        let (id, result) = match self.tasks.join_next_with_id().await? {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(error.into())),
+        };
+        if let Some(taken) = self.taken.remove(&id) {
+            shared.working.lock().remove(&taken.id);
+        }
+        Some(result)
     }
 
     /// Waits for the uploads in hand; what takes longer is dropped and taken up again at the next start.
-    pub(super) async fn wait(mut self, patience: Duration) {
-        let all = async { while self.ended().await.is_some() {} };
+    pub(super) async fn wait(mut self, shared: &Shared, patience: Duration) {
+        let all = async { while self.ended(shared).await.is_some() {} };
         if tokio::time::timeout(patience, all).await.is_err() {
             self.tasks.shutdown().await;
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::failure::Failure;
+use crate::destination::warehouse::FileStorage;
 use crate::object_storage::{LocalStore, Store, StoreContext, key_prefix};
 
 /// Files of destinations without a bucket, below the data directory.
@@ -55,30 +56,16 @@ impl Place {
     }
 }
 
-/// The kind of object storage of a destination type.
+/// The kind of object storage of a destination.
 pub fn provider(destination_type: &str, config: &Map<String, Value>, is_own: bool) -> String {
-    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default().to_ascii_uppercase();
-    if is_own || is_embedded(destination_type) {
+    if is_own {
         return "LOCAL".to_owned();
     }
-    let fixed = match destination_type {
-        "RS" | "S3_DATALAKE" => "S3",
-        "BQ" | "GCS_DATALAKE" => "GCS",
-        "AZURE_DATALAKE" => "AZURE_BLOB",
-        "SNOWFLAKE" => match text("cloudProvider").as_str() {
-            "GCP" => "GCS",
-            "AZURE" => "AZURE_BLOB",
-            _ => "S3",
-        },
-        _ => "",
-    };
-    let chosen = if fixed.is_empty() { text("bucketProvider") } else { fixed.to_owned() };
-    if chosen.is_empty() { "LOCAL".to_owned() } else { chosen }
-}
-
-/// Whether the warehouse is part of the node (warehouse.md 22).
-pub fn is_embedded(destination_type: &str) -> bool {
-    matches!(destination_type, "LOCAL_DATALAKE" | "SQLITE" | "DUCKDB" | "DELTA_LOCAL" | "ICEBERG_LOCAL")
+    match FileStorage::of_warehouse(destination_type, config) {
+        Ok(FileStorage::Local) => "LOCAL".to_owned(),
+        Ok(FileStorage::Provider(provider)) => provider.to_owned(),
+        Err(unknown) => unknown,
+    }
 }
 
 /// The storage of staging files, and of load files where those are not the tables themselves.
@@ -147,24 +134,6 @@ pub fn one_part(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn each_type_has_its_storage() {
-        let of = |kind: &str, config: Value, is_own| provider(kind, config.as_object().unwrap(), is_own);
-        for (kind, config, is_own, expected) in [
-            ("RS", json!({}), false, "S3"),
-            ("RS", json!({}), true, "LOCAL"),
-            ("GCS_DATALAKE", json!({}), false, "GCS"),
-            ("SNOWFLAKE", json!({ "cloudProvider": "AZURE" }), false, "AZURE_BLOB"),
-            ("SNOWFLAKE", json!({}), false, "S3"),
-            ("POSTGRES", json!({ "bucketProvider": "MINIO" }), false, "MINIO"),
-            ("POSTGRES", json!({}), false, "LOCAL"),
-            ("SQLITE", json!({ "bucketProvider": "MINIO" }), false, "LOCAL"),
-        ] {
-            assert_eq!(of(kind, config, is_own), expected, "{kind}");
-        }
-    }
 
     #[test]
     fn names_of_events_stay_in_their_folder() {

@@ -80,13 +80,12 @@ impl State {
     pub fn after(self, event: Event) -> Option<State> {
         match (self, event) {
             (_, Event::StartOver) => Some(State::Waiting),
-            (State::Done(Step::Export) | State::Aborted, _) => None,
+            (State::Done(Step::Export) | State::Aborted, _) | (State::Doing(_), Event::FailInternally) => None,
             (State::Waiting | State::InternalFailure, Event::Begin) => Some(State::Doing(Step::UploadSchema)),
             (State::Doing(step) | State::Failed(step), Event::Begin) => Some(State::Doing(step)),
             (State::Done(step), Event::Begin) => step.following().map(State::Doing),
             (State::Doing(step), Event::Succeed) => Some(State::Done(step)),
             (State::Doing(step), Event::Fail) => Some(State::Failed(step)),
-            (State::Doing(_), Event::FailInternally) => None,
             (_, Event::FailInternally) => Some(State::InternalFailure),
             (_, Event::GiveUp) => Some(State::Aborted),
             (_, Event::Succeed | Event::Fail) => None,

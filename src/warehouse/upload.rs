@@ -121,7 +121,7 @@ async fn fail(shared: &Arc<Shared>, mut upload: Upload, event: Event, failure: F
     };
     let before = upload.attempts();
     upload.status = state;
-    upload.error_category = failure.category().name().to_owned();
+    failure.category().name().clone_into(&mut upload.error_category);
     upload.timings.push((state, now_ms));
     let errors = upload.error.entry(state.name().to_owned()).or_default();
     errors.add(&failure);
@@ -328,6 +328,10 @@ impl Worker {
         let mut tx = Tx::new(Durability::Lazy);
         for file in &files {
             ledger::delete_load_file(&mut tx, file);
+        }
+        if cleans {
+            // A record without its file would promise that the upload can be made again.
+            ledger::delete_staged(&mut tx, id, &staged.iter().map(|(id, _)| *id).collect());
         }
         if !tx.is_empty() {
             self.shared.ledger.jobs().commit(tx).await?;

@@ -109,8 +109,8 @@ pub struct Written {
 type Cells<'t> = Vec<Option<Json<'t>>>;
 
 enum Writer {
-    Csv(CsvFile),
-    Json(JsonFile),
+    Csv(Box<CsvFile>),
+    Json(Box<JsonFile>),
     Parquet(Box<ParquetFile>),
 }
 
@@ -172,8 +172,8 @@ impl Tables<'_> {
             let name = format!("{number}-{}.{}", short(&one_part(table)), self.job.format.extension());
             let path = self.folder.join(name);
             let writer = match self.job.format {
-                Format::Csv => Writer::Csv(CsvFile::new(&path)),
-                Format::Json => Writer::Json(JsonFile::new(&path)),
+                Format::Csv => Writer::Csv(Box::new(CsvFile::new(&path))),
+                Format::Json => Writer::Json(Box::new(JsonFile::new(&path))),
                 Format::Parquet => Writer::Parquet(Box::new(ParquetFile::new(&path, columns)?)),
             };
             self.open.insert(table.to_owned(), Table { writer, path, rows: 0 });

@@ -44,44 +44,9 @@ pub(super) fn delete_matching(target: &str, staging: &str, table: &str, columns:
 
 /// Inserts, of the staged rows with one key, the one that was received last.
 pub(super) fn insert_latest(target: &str, staging: &str, table: &str, columns: &TableSchema) -> String {
-    let list = column_list(columns);
-    let key = merge_key(table);
-    if !key.iter().all(|column| columns.contains_key(*column)) {
-        return format!("INSERT INTO {target} ({list}) SELECT {list} FROM {staging}");
-    }
-    let partition = key.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(", ");
-    let order = if columns.contains_key("received_at") { " ORDER BY \"received_at\" DESC" } else { "" };
-    format!(
-        "INSERT INTO {target} ({list}) SELECT {list} FROM (SELECT {list}, ROW_NUMBER() OVER (PARTITION BY \
-         {partition}{order}) AS \"_rudder_staging_row_number\" FROM {staging}) AS _latest \
-         WHERE \"_rudder_staging_row_number\" = 1"
-    )
-}
-
-/// Names in the computation of users.
-pub(super) struct UserTables<'a> {
-    /// The table of users.
-    pub users: &'a str,
-    /// The staged rows of identifies.
-    pub identifies: &'a str,
-    /// A temporary table: known users and staged identifies.
-    pub union: &'a str,
-    /// A temporary table: users as they will be.
-    pub latest: &'a str,
-}
-
-/// The statements that compute users from identifies: for each id, the newest value of each column. The last two
-/// remove the users that are replaced and insert the new ones.
-pub(super) fn compute_users(
-    names: &UserTables<'_>,
-    users: &TableSchema,
-    identifies: &TableSchema,
-    user_id: &str,
-) -> Vec<String> {
-    let UserTables { users: table, identifies: staged, union, latest } = names;
-    let columns: Vec<&String> = users.keys().filter(|name| *name != "id").collect();
-    let list =
-        |of: &dyn Fn(&String) -> String| columns.iter().map(|name| format!(", {}", of(name))).collect::<String>();
+    let list = |of: &dyn Fn(&String) -> String| {
+        columns.iter().flat_map(|name| [", ".to_owned(), of(name)]).collect::<String>()
+    };
     let known = list(&|name| quoted(name));
     let from_identifies = list(&|name| {
         if identifies.contains_key(name) { quoted(name) } else { format!("NULL AS {}", quoted(name)) }

@@ -291,7 +291,7 @@ impl Provider for Sqlite {
                     .map_err(|error| told(&error))?;
                 connection.busy_timeout(BUSY).map_err(|error| told(&error))?;
                 let mut statement = connection.prepare(&statement).map_err(|error| told(&error))?;
-                let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+                let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
                 let mut found = QueryRows { columns, rows: Vec::new() };
                 let mut rows = statement.query([]).map_err(|error| told(&error))?;
                 while found.rows.len() < most {
