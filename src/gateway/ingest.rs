@@ -294,6 +294,7 @@ struct Jobs<'s> {
 }
 
 /// What became of a body.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one: a box would cost every request")]
 enum Intake<'s> {
     /// Its jobs, if there are any, and why some events of an import are refused.
     Decided(Option<Jobs<'s>>, Option<Refusal>),

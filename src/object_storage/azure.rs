@@ -55,7 +55,7 @@ pub(super) fn open(config: &Configured<'_>, context: &StoreContext) -> Result<Re
         }
         builder = builder.with_sas_authorization(pairs);
     } else {
-        maker = Some(Maker::Container(ContainerMaker::new(http, &account_url, &account, &key, &container)?));
+        maker = Some(Maker::Container(Box::new(ContainerMaker::new(http, &account_url, &account, &key, &container)?)));
         builder = builder.with_access_key(key);
     }
     let client = Arc::new(builder.build().map_err(|error| StoreError::Misconfigured(error.to_string()))?);

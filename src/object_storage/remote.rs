@@ -37,7 +37,7 @@ pub struct RemoteStore {
 #[derive(Debug)]
 pub(super) enum Maker {
     Bucket(BucketMaker),
-    Container(ContainerMaker),
+    Container(Box<ContainerMaker>),
 }
 
 impl Maker {

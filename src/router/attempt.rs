@@ -40,7 +40,8 @@ pub(super) async fn attempt(shared: &Shared, plan: &Plan, held: &Held) -> Attemp
 /// Delivers a payload. `is_probe` says that it finds out whether the destination can be reached again.
 pub(super) async fn deliver(shared: &Shared, plan: &Plan, payload: &Bytes, is_probe: bool) -> Attempted {
     match &plan.client {
-        Some(client) => through(shared, plan, client, payload, is_probe).await,
+        // Apart, so that a job over HTTP does not carry the states of every stream's client.
+        Some(client) => Box::pin(through(shared, plan, client, payload, is_probe)).await,
         None => over_http(shared, plan, payload, is_probe).await,
     }
 }
@@ -53,7 +54,8 @@ async fn through(shared: &Shared, plan: &Plan, client: &Client, payload: &Bytes,
     }
     wait_for_rate(shared, plan, "").await;
     let started = Instant::now();
-    let sent = client.send(payload, plan.settings.http_timeout).await;
+    // In a place of its own: what some clients need to connect would make the task of every worker large.
+    let sent = Box::pin(client.send(payload, plan.settings.http_timeout)).await;
     events::request_took(&plan.meters, started.elapsed());
     match sent {
         Ok(()) => {

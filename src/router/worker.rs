@@ -251,7 +251,7 @@ async fn work(shared: &Arc<Shared>, index: usize) {
             let batch = gather(shared, worker, &plan, held).await;
             let started = Instant::now();
             let jobs = batch.len();
-            let ended = joint::process(shared, &plan, batch).await;
+            let ended = Box::pin(joint::process(shared, &plan, batch)).await;
             worker.note_pace(started.elapsed() / u32::try_from(jobs.max(1)).unwrap_or(u32::MAX));
             for finished in ended {
                 hand_over(shared, finished).await;

@@ -29,10 +29,9 @@ use serde_json::{Map, Value};
 pub use fault::Fault;
 pub use tls::read_certificates;
 
-use crate::settings::RouterSettings;
-
 use crate::clock::Clock;
 use crate::destination::private_address::AddressRules;
+use crate::settings::RouterSettings;
 
 /// Characters that are encoded in a part of a URL's path.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -60,7 +59,7 @@ pub enum Client {
     /// NATS.
     Nats(Box<nats::Nats>),
     /// Redis.
-    Redis(redis::Redis),
+    Redis(Box<redis::Redis>),
     /// A stream of AWS.
     Aws(Box<aws::Aws>),
     /// A stream of Google.
@@ -81,7 +80,7 @@ impl Client {
             }
             "MQTT" => Some(Client::Mqtt(Box::new(mqtt::Mqtt::new(config)))),
             "NATS" => Some(Client::Nats(Box::new(nats::Nats::new(config)))),
-            "REDIS" => Some(Client::Redis(redis::Redis::new(config))),
+            "REDIS" => Some(Client::Redis(Box::new(redis::Redis::new(config)))),
             _ => aws::Aws::of(type_name, config, around)
                 .map(|aws| Client::Aws(Box::new(aws)))
                 .or_else(|| Some(Client::Google(Box::new(google::Google::of(type_name, config, around)?)))),

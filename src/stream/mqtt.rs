@@ -210,10 +210,9 @@ async fn drive(mut events: EventLoop, shared: Arc<Shared>, stop: CancellationTok
                 }
             }
             Ok(Event::Incoming(Packet::PubAck(acknowledgement))) => {
-                if let Some(waiting) = unacknowledged.remove(&acknowledgement.pkid) {
-                    if waiting.send(()).is_err() {
-                        tracing::trace!("an acknowledgement came after its record was given up");
-                    }
+                let waiting = unacknowledged.remove(&acknowledgement.pkid);
+                if waiting.is_some_and(|waiting: oneshot::Sender<()>| waiting.send(()).is_err()) {
+                    tracing::trace!("an acknowledgement came after its record was given up");
                 }
             }
             Ok(_) => {}

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::kit::{Aws, Client, Cloud, Node, NodeBuilder, WRITE_KEY, Workspace, batch_body, track, wait_until};
+use crate::kit::{
+    Aws, Client, Cloud, Node, NodeBuilder, WRITE_KEY, Workspace, batch_body, holds_within, track, wait_until,
+};
 use crate::rules::{dead, json_of};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -47,6 +49,11 @@ fn is_done(node: &Node) -> bool {
     on_the_way.map(|queue| queue["pending"].as_u64().expect("a number")).sum::<u64>() == 0
 }
 
+fn wait_until_done(node: &Node) {
+    let done = holds_within(LIMIT, || is_done(node));
+    assert!(done, "not every event went out: {}", json_of(node, &["status", "--json"]));
+}
+
 /// Each user's numbers rise, repeats aside, and none is missing.
 fn assert_complete_and_in_order(records: &[Value], of_user: &str, count: i64) {
     let mut last: HashMap<&str, i64> = HashMap::new();
@@ -73,7 +80,7 @@ fn ten_thousand_events_pass_into_a_stream_in_order_through_an_outage() {
     send(&node, 50..100);
     wait_until("calls are turned away", LIMIT, || aws.turned_away() >= 20);
     aws.open();
-    wait_until("every event went out", LIMIT, || is_done(&node));
+    wait_until_done(&node);
     assert_complete_and_in_order(&aws.ask("kinesis", "read", "kit-stream"), "key", 10_000);
 }
 
@@ -89,7 +96,7 @@ fn a_fifo_queue_gets_every_event_in_order_of_its_user_through_an_outage() {
     send(&node, 5..10);
     wait_until("calls are turned away", LIMIT, || aws.turned_away() >= 20);
     aws.open();
-    wait_until("every event went out", LIMIT, || is_done(&node));
+    wait_until_done(&node);
     let messages = aws.ask("sqs", "read", &queue);
     assert_eq!(messages.len(), 1_000, "what was sent twice is there once");
     assert_complete_and_in_order(&messages, "group", 1_000);
@@ -108,7 +115,7 @@ fn a_delivery_stream_a_bus_and_a_refusing_stream_get_what_is_theirs() {
         .destination("missing", "KINESIS", account(&aws.url(), json!({"stream": "nowhere"})));
     let node = start(&workspace);
     send(&node, 0..1);
-    wait_until("every event went out", LIMIT, || is_done(&node));
+    wait_until_done(&node);
     let delivered: HashSet<String> = aws
         .ask("firehose", "read", "kit-delivery")
         .iter()
@@ -142,7 +149,7 @@ fn a_function_is_called_with_the_keys_of_an_assumed_role() {
     workspace.define("function", json!({"transformAtV1": "router"}));
     let node = start(&workspace);
     send(&node, 0..2);
-    wait_until("every event went out", LIMIT, || is_done(&node));
+    wait_until_done(&node);
     let calls = cloud.calls();
     let assumed: Vec<String> = calls
         .iter()

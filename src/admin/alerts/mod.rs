@@ -116,7 +116,7 @@ async fn send_all(waiting: &mut VecDeque<Outgoing>, settings: &AlertSettings) {
             _ => continue,
         };
         let target = if outgoing.target == Target::Webhook { "webhook" } else { "exec" };
-        events::alert_sent(target, sent.as_ref().map(|()| ()).map_err(String::as_str));
+        events::alert_sent(target, sent.as_ref().copied().map_err(String::as_str));
         if sent.is_err() && outgoing.first_tried.elapsed() < GIVE_UP {
             held_up.push(outgoing.target);
             outgoing.next = Instant::now() + TRY_AGAIN;

@@ -122,7 +122,7 @@ impl RecordWorker {
             }
             self.timer.restart(Instant::now(), interval);
             // Cut short by a stop it is done again at the next start: the manifest tells how far it came.
-            let Some(turn) = stop.run_until_cancelled(self.turn(&of_type)).await else { return Ok(()) };
+            let Some(turn) = stop.run_until_cancelled(Box::pin(self.turn(&of_type))).await else { return Ok(()) };
             if turn? {
                 look_at = Some(Instant::now());
             }

@@ -69,7 +69,7 @@ pub(super) enum Connections {
 
 /// A pool of the node's own.
 #[derive(Clone, Debug)]
-pub(super) struct Direct(Pool);
+pub(super) struct Direct(Box<Pool>);
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl Connections {
             .http1_writev(false)
             .timer(TokioTimer::new())
             .build(InTime { inner: https, limit: kind.connect_timeout });
-        Ok(Connections::Direct(Direct(pool)))
+        Ok(Connections::Direct(Direct(Box::new(pool))))
     }
 
     /// Sends one request; the head of its answer.
