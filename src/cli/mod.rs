@@ -78,7 +78,7 @@ enum Verb {
     Report(report::Args),
     /// Try a user transformation on events from a file.
     Transform(transform::Args),
-    /// Show which rows of a warehouse events become.
+    /// Look after uploads to warehouses, and see which rows events become.
     Warehouse(warehouse::Args),
     /// Show the settings in force, with the origin of each value.
     Config(config::Args),

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::failure::{FAILED, Failure};
-use super::flags::SettingsFlags;
-use super::output;
+use crate::cli::failure::{FAILED, Failure};
+use crate::cli::flags::SettingsFlags;
+use crate::cli::{output, transform};
 use crate::clock::Clock;
 use crate::destination::warehouse::{Envelope, RowSettings, WarehousePlan};
 use crate::destination::{Message, is_warehouse};
@@ -15,36 +15,26 @@ use crate::event::time::Moment;
 /// Arguments of the verb.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Verb {
-    /// Show the rows that events from a file become.
-    Rows {
-        /// The type of the warehouse, as POSTGRES or `LOCAL_DATALAKE`
-        destination_type: String,
-        /// Events: a JSON array, one event, or one event a line
-        #[arg(long, value_name = "FILE")]
-        events: PathBuf,
-        /// The destination's config, a JSON object
-        #[arg(long, value_name = "FILE")]
-        destination_config: Option<PathBuf>,
-        /// Category of the source's definition (cloud, singer-protocol)
-        #[arg(long, default_value = "")]
-        source_category: String,
-        /// Print the lines that a staging file would have
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        flags: SettingsFlags,
-    },
+    /// The type of the warehouse, such as POSTGRES
+    destination_type: String,
+    /// Events: a JSON array, one event, or one event a line
+    #[arg(long, value_name = "FILE")]
+    events: PathBuf,
+    /// The destination's config, a JSON object
+    #[arg(long, value_name = "FILE")]
+    destination_config: Option<PathBuf>,
+    /// Category of the source's definition (cloud, singer-protocol)
+    #[arg(long, default_value = "")]
+    source_category: String,
+    /// Print the lines that a staging file would have
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: SettingsFlags,
 }
 
 pub(super) fn run(arguments: Args) -> Result<(), Failure> {
-    let Verb::Rows { destination_type, events, destination_config, source_category, json: as_json, flags } =
-        arguments.verb;
+    let Args { destination_type, events, destination_config, source_category, json: as_json, flags } = arguments;
     let settings = flags.load()?.settings.warehouse_rows;
     let settings = RowSettings {
         resolves_identities: settings.resolves_identities,
@@ -74,7 +64,7 @@ pub(super) fn run(arguments: Args) -> Result<(), Failure> {
         new_id: &new_id,
     };
     let (mut text, mut refused) = (String::new(), 0_usize);
-    for (at, event) in super::transform::values(&super::transform::read(&events)?)?.iter().enumerate() {
+    for (at, event) in transform::values(&transform::read(&events)?)?.iter().enumerate() {
         let written = event.to_string();
         let message = Message::parse(&written)
             .map_err(|error| Failure::new(FAILED, format!("event {}: {error}", at + 1), "give JSON objects"))?;
@@ -114,7 +104,7 @@ fn show(text: &mut String, at: usize, row: &Value) {
 }
 
 fn object(path: &Path) -> Result<Map<String, Value>, Failure> {
-    match serde_json::from_str(&super::transform::read(path)?) {
+    match serde_json::from_str(&transform::read(path)?) {
         Ok(Value::Object(config)) => Ok(config),
         Ok(_) | Err(_) => Err(Failure::new(
             FAILED,
