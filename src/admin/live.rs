@@ -65,7 +65,9 @@ pub(super) async fn page(deps: &Deps, query: Option<&str>) -> Answer {
         .iter()
         .map(|(number, record)| {
             let mut item = serde_json::to_value(&**record).unwrap_or_default();
-            item["number"] = json!(number);
+            if let Some(members) = item.as_object_mut() {
+                members.insert("number".to_owned(), json!(number));
+            }
             item
         })
         .collect();

@@ -192,9 +192,14 @@ fn lambda_payload(payload: &str, call: &str) -> Vec<u8> {
 fn table_payload(place: &Map<String, Value>, rows: &str) -> Vec<u8> {
     let mut out = String::from("{");
     for (key, value) in place {
-        out.push_str(&format!("{}:{value},", Value::from(key.as_str())));
+        out.push_str(&Value::from(key.as_str()).to_string());
+        out.push(':');
+        out.push_str(&value.to_string());
+        out.push(',');
     }
-    out.push_str(&format!("\"properties\":{rows}}}"));
+    out.push_str("\"properties\":");
+    out.push_str(rows);
+    out.push('}');
     out.into_bytes()
 }
 

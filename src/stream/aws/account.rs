@@ -109,7 +109,7 @@ impl Account {
                 session: or(config.text("roleSessionName"), &format!("rudderstack-aws-{service}-access")),
             }),
             clock: around.clock.clone(),
-            caller: Caller::new(&around),
+            caller: Caller::new(around),
             machine: tokio::sync::OnceCell::new(),
             assumed: tokio::sync::Mutex::default(),
         })

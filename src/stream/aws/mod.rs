@@ -216,12 +216,13 @@ impl Aws {
                 (stream, json!({ "Data": STANDARD.encode(message) }))
             }
             _ => {
-                let mut entry = json!({ "MessageBody": message });
-                if setup.target.ends_with(".fifo") {
-                    entry["MessageGroupId"] = fifo_name(&user).into();
-                    entry["MessageDeduplicationId"] = fifo_name(&message_id().unwrap_or_default()).into();
+                let mut entry = Map::from_iter([("MessageBody".to_owned(), message.into())]);
+                if setup.target.strip_suffix(".fifo").is_some() {
+                    entry.insert("MessageGroupId".to_owned(), fifo_name(&user).into());
+                    let id = fifo_name(&message_id().unwrap_or_default());
+                    entry.insert("MessageDeduplicationId".to_owned(), id.into());
                 }
-                (setup.target.clone(), entry)
+                (setup.target.clone(), Value::Object(entry))
             }
         })
     }
@@ -295,7 +296,9 @@ impl Batches for Aws {
 fn numbered(records: &[Value]) -> Vec<Value> {
     let numbered = |(n, record): (usize, &Value)| {
         let mut record = record.clone();
-        record["Id"] = n.to_string().into();
+        if let Some(members) = record.as_object_mut() {
+            members.insert("Id".to_owned(), n.to_string().into());
+        }
         record
     };
     records.iter().enumerate().map(numbered).collect()

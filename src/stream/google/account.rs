@@ -67,7 +67,13 @@ impl Account {
         let token_url = Url::parse(&file.token_uri).map_err(|error| unusable(&error))?;
         let signer =
             CustomServiceAccount::from_json(credentials).map_err(|_| unusable(&"private_key cannot be used"))?;
-        Ok(Account { signer, email: file.client_email, token_url, clock: clock.clone(), tokens: Default::default() })
+        Ok(Account {
+            signer,
+            email: file.client_email,
+            token_url,
+            clock: clock.clone(),
+            tokens: tokio::sync::Mutex::default(),
+        })
     }
 
     /// A token for the purpose.

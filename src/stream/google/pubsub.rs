@@ -48,9 +48,9 @@ pub(super) fn read(setup: &Setup, payload: &[u8]) -> Result<(String, usize, Mess
     }
     let data = STANDARD.encode(event);
     let bytes = data.len() + 256;
-    let mut message = json!({ "data": data });
+    let mut message = Map::from_iter([("data".to_owned(), data.into())]);
     if !payload.attributes.is_empty() {
-        message["attributes"] = Value::Object(payload.attributes);
+        message.insert("attributes".to_owned(), Value::Object(payload.attributes));
     }
     let key = match payload.user_id {
         Some(Value::String(text)) => text,
@@ -58,9 +58,9 @@ pub(super) fn read(setup: &Setup, payload: &[u8]) -> Result<(String, usize, Mess
         Some(other) => other.to_string(),
     };
     if !key.is_empty() && key.len() <= KEY_BYTES {
-        message["orderingKey"] = key.into();
+        message.insert("orderingKey".to_owned(), key.into());
     }
-    Ok((topic, bytes, message))
+    Ok((topic, bytes, Value::Object(message)))
 }
 
 impl Batches for Google {
