@@ -34,7 +34,8 @@ impl Aws {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let server = free.local_addr().expect("a bound listener has an address");
         drop(free);
-        let process = Command::new(tools().expect("it was looked for").join("moto/bin/moto_server"))
+        let process = Command::new(tools().expect("it was looked for").join("moto/bin/python"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cloud/server.py"))
             .args(["-H", "127.0.0.1", "-p", &server.port().to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -66,7 +66,7 @@ fn assert_complete_and_in_order(records: &[Value], of_user: &str, count: i64) {
         assert!(n >= before, "{user}: {n} after {before}");
         seen.insert((user, n));
     }
-    assert_eq!(i64::try_from(seen.len()).expect("few"), count);
+    assert_eq!(i64::try_from(seen.len()).expect("few"), count, "{} records", records.len());
 }
 
 #[test]
@@ -81,6 +81,7 @@ fn ten_thousand_events_pass_into_a_stream_in_order_through_an_outage() {
     wait_until("calls are turned away", LIMIT, || aws.turned_away() >= 20);
     aws.open();
     wait_until_done(&node);
+    assert_eq!(dead(&node), Vec::<Value>::new(), "nothing is given up");
     assert_complete_and_in_order(&aws.ask("kinesis", "read", "kit-stream"), "key", 10_000);
 }
 
