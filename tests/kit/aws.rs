@@ -28,13 +28,13 @@ impl Aws {
     ///
     /// Panics where it is not installed.
     pub fn start() -> Aws {
-        if let Some(missing) = missing_tool("moto/bin/moto_server") {
+        if let Some(missing) = missing_tool("servers/bin/moto_server") {
             panic!("{missing}");
         }
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let server = free.local_addr().expect("a bound listener has an address");
         drop(free);
-        let process = Command::new(tools().expect("it was looked for").join("moto/bin/python"))
+        let process = Command::new(tools().expect("it was looked for").join("servers/bin/python"))
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cloud/server.py"))
             .args(["-H", "127.0.0.1", "-p", &server.port().to_string()])
             .stdout(Stdio::null())
@@ -69,7 +69,7 @@ impl Aws {
     /// What the script `tests/cloud/aws.py` says, around the gate.
     pub fn ask(&self, service: &str, verb: &str, name: &str) -> Vec<Value> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cloud/aws.py");
-        let output = Command::new(tools().expect("it was looked for").join("moto/bin/python"))
+        let output = Command::new(tools().expect("it was looked for").join("servers/bin/python"))
             .arg(script)
             .args([&format!("http://{}", self.server), service, verb, name])
             .env_remove("http_proxy")
