@@ -32,7 +32,7 @@ use crate::destination::warehouse::FileStorage;
 use configured::Configured;
 
 /// Where files of warehouses without a bucket lie, below the data directory.
-pub const WAREHOUSE_FOLDER: &str = "warehouse/objects";
+const WAREHOUSE_FOLDER: &str = "warehouse/objects";
 
 /// Destination types whose files this module can store.
 pub const OBJECT_STORAGES: [&str; 6] = ["S3", "GCS", "AZURE_BLOB", "MINIO", "DIGITAL_OCEAN_SPACES", "LOCAL"];
@@ -114,6 +114,11 @@ impl Store {
         }
     }
 
+    /// The node's own folder for files of warehouses without a bucket.
+    pub fn of_node(data_dir: &Path) -> Store {
+        Store::Local(LocalStore::of_node(&data_dir.join(WAREHOUSE_FOLDER)))
+    }
+
     /// Opens the storage of staging and load files of a warehouse (warehouse.md 18.4). Also says whether it is the
     /// node's own, for want of a bucket.
     pub async fn of_warehouse(
@@ -122,9 +127,7 @@ impl Store {
         context: &StoreContext,
     ) -> Result<(Store, bool), StoreError> {
         match FileStorage::of_warehouse(destination_type, config).map_err(StoreError::Unsupported)? {
-            FileStorage::Local => {
-                Ok((Store::Local(LocalStore::of_node(&context.data_dir.join(WAREHOUSE_FOLDER))), true))
-            }
+            FileStorage::Local => Ok((Store::of_node(&context.data_dir), true)),
             FileStorage::Provider(provider) => Ok((Store::open(provider, config, context).await?, false)),
         }
     }

@@ -148,6 +148,6 @@ impl Connection {
 
     /// Whether staging and load files lie in the node's own folder, which the node keeps clean.
     pub fn keeps_own_files(&self, is_own: bool) -> bool {
-        places::provider(self.kind(), &self.config, is_own) == "LOCAL"
+        places::is_nodes_own(self.kind(), &self.config, is_own)
     }
 }

@@ -59,7 +59,7 @@ use crate::clock::Clock;
 use crate::jobsdb::{JobsDb, JobsDbError};
 use crate::settings::Live;
 
-pub use providers::{QueryRows, is_built};
+pub use providers::QueryRows;
 
 use failure::Failure;
 use ledger::Ledger;

@@ -12,9 +12,6 @@ use super::failure::Failure;
 use crate::destination::warehouse::FileStorage;
 use crate::object_storage::{LocalStore, Store, StoreContext, key_prefix};
 
-/// Files of destinations without a bucket, below the data directory.
-const OWN_OBJECTS: &str = "warehouse/objects";
-
 /// Tables of the embedded warehouses, below the data directory.
 const OWN_TABLES: &str = "warehouse/tables";
 
@@ -56,16 +53,9 @@ impl Place {
     }
 }
 
-/// The kind of object storage of a destination.
-pub fn provider(destination_type: &str, config: &Map<String, Value>, is_own: bool) -> String {
-    if is_own {
-        return "LOCAL".to_owned();
-    }
-    match FileStorage::of_warehouse(destination_type, config) {
-        Ok(FileStorage::Local) => "LOCAL".to_owned(),
-        Ok(FileStorage::Provider(provider)) => provider.to_owned(),
-        Err(unknown) => unknown,
-    }
+/// Whether the files of a destination lie in the node's own folder.
+pub fn is_nodes_own(destination_type: &str, config: &Map<String, Value>, is_own: bool) -> bool {
+    is_own || FileStorage::of_warehouse(destination_type, config) == Ok(FileStorage::Local)
 }
 
 /// The storage of staging files, and of load files where those are not the tables themselves.
@@ -80,10 +70,8 @@ pub async fn of_files(
     is_own: bool,
     around: &Surroundings,
 ) -> Result<Place, Failure> {
-    let provider = provider(destination_type, config, is_own);
-    if provider == "LOCAL" {
-        let store = Store::Local(LocalStore::of_node(&around.data_dir.join(OWN_OBJECTS)));
-        return Ok(Place { store, prefix: String::new() });
+    if is_own {
+        return Ok(Place { store: Store::of_node(&around.data_dir), prefix: String::new() });
     }
     let context = StoreContext {
         data_dir: around.data_dir.clone(),
@@ -93,7 +81,8 @@ pub async fn of_files(
         region_hint: around.region_hint.clone(),
         block_private_ips: around.block_private_ips,
     };
-    Ok(Place { store: Store::open(&provider, config, &context).await?, prefix: key_prefix(config) })
+    let (store, is_local) = Store::of_warehouse(destination_type, config, &context).await?;
+    Ok(Place { store, prefix: if is_local { String::new() } else { key_prefix(config) } })
 }
 
 /// The folder of the tables of an embedded warehouse.

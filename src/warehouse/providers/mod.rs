@@ -126,14 +126,6 @@ pub struct Opening<'a> {
     pub columns_batch: usize,
 }
 
-/// Whether this build can load warehouses of the type.
-pub fn is_built(destination_type: &str) -> bool {
-    matches!(
-        destination_type,
-        "LOCAL_DATALAKE" | "S3_DATALAKE" | "GCS_DATALAKE" | "AZURE_DATALAKE" | "SQLITE" | "POSTGRES" | "CLICKHOUSE"
-    )
-}
-
 /// The warehouse of a destination. Nothing is connected yet.
 ///
 /// # Errors
