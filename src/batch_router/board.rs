@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::breaker::Pace;
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -16,6 +17,16 @@ pub enum BreakerState {
     Open,
     /// One batch is on trial.
     Trial,
+}
+
+impl From<Pace> for BreakerState {
+    fn from(pace: Pace) -> BreakerState {
+        match pace {
+            Pace::Closed => BreakerState::Closed,
+            Pace::OpenUntil(_) => BreakerState::Open,
+            Pace::Trial => BreakerState::Trial,
+        }
+    }
 }
 
 /// Figures of one destination. Its backlog is told by `jobs.active`.

@@ -2,6 +2,7 @@
 //! and what they name is given up (router.md 19.1, 8.1).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend_config::{Destination, Snapshot};
 use crate::jobsdb::{CancelledRuns, Durability, Job, JobsDb, JobsDbError, Outcome, Queue, RunOfJob, Status, Tx};
@@ -11,6 +12,7 @@ use super::Shared;
 use super::cut::files;
 use super::dead_letter::{Failure, LetterParts};
 use super::events::{self, StateCounts};
+use super::orders;
 use super::pickup::{DrainReason, DrainRules, JobParameters, drained_response};
 use super::result::Previous;
 use super::upload::{Tally, commit_in_parts};
@@ -23,6 +25,44 @@ pub(super) struct Moment {
     pub(super) of_type: Arc<BatchRouterTypeSettings>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) destination: Option<Arc<Destination>>,
+}
+
+impl Moment {
+    /// What holds for the destination now; `None` while no configuration is known. Shows whether it is paused.
+    ///
+    /// # Errors
+    /// The job store failed.
+    pub(super) async fn of(
+        shared: &Shared,
+        destination_id: &str,
+        settings: Arc<Settings>,
+        of_type: Arc<BatchRouterTypeSettings>,
+    ) -> Result<Option<Arc<Moment>>, JobsDbError> {
+        let Some(snapshot) = shared.config.borrow().clone() else { return Ok(None) };
+        let paused = orders::is_paused(&shared.jobs, destination_id, shared.clock.now_ms()).await?;
+        shared.board.destination(destination_id, |figures| figures.paused = paused);
+        let destination = snapshot.destination_by_id.get(destination_id).cloned();
+        Ok(Some(Arc::new(Moment { paused, settings, of_type, snapshot, destination })))
+    }
+}
+
+/// For how long a destination has not been in the configuration.
+#[derive(Debug, Default)]
+pub(super) struct Absence {
+    since_ms: Option<i64>,
+}
+
+impl Absence {
+    /// Whether the destination is to be left alone for a while: it may only be missing from one broken configuration.
+    pub(super) fn is_short(&mut self, moment: &Moment, now_ms: i64) -> bool {
+        if moment.destination.is_some() {
+            self.since_ms = None;
+            return false;
+        }
+        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        let absent_for = Duration::from_millis(u64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or(0));
+        absent_for < moment.settings.batch_router.unknown_destination_grace
+    }
 }
 
 /// A job to be delivered, and what its parameters say.

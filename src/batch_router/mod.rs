@@ -156,6 +156,14 @@ impl Shared {
         Arc::clone(uploads.entry(destination_type.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(limit))))
     }
 
+    fn show_error(&self, destination_id: &str, error: &str) {
+        let now_ms = self.clock.now_ms();
+        self.board.destination(destination_id, |figures| {
+            figures.last_error = Some(error.to_owned());
+            figures.last_error_ms = Some(now_ms);
+        });
+    }
+
     fn next_op(&self) -> u64 {
         self.next_op.fetch_add(1, Ordering::Relaxed)
     }

@@ -19,14 +19,12 @@ use crate::jobsdb::{ActivePartition, JobsDbError, Limits as FetchLimits, Queue, 
 use crate::settings::{BatchRouterTypeSettings, Settings};
 
 use super::Shared;
-use super::board::BreakerState;
 use super::breaker::{Breaker, Pace};
 use super::cut::CutTimer;
-use super::drain::{Moment, drain};
+use super::drain::{Absence, Moment, drain};
 use super::events;
 use super::manifest::Manifest;
 use super::object_key::DateLayout;
-use super::orders;
 use super::recovery::Recovery;
 use super::sending::Delivery;
 use super::staging::MergeRules;
@@ -66,7 +64,7 @@ pub(super) struct Worker {
     pub(super) running: HashMap<Id, (u64, i64, Manifest)>,
     pub(super) room: Arc<Semaphore>,
     pub(super) merge_rules: Arc<Mutex<MergeRules>>,
-    unknown_since_ms: Option<i64>,
+    absence: Absence,
 }
 
 impl Worker {
@@ -95,7 +93,7 @@ impl Worker {
             uploads: JoinSet::new(),
             running: HashMap::new(),
             merge_rules: Arc::default(),
-            unknown_since_ms: None,
+            absence: Absence::default(),
         }
     }
 
@@ -194,11 +192,7 @@ impl Worker {
         self.shared.board.destination(&self.destination_id, |figures| {
             figures.destination_type.clone_from(&self.destination_type);
             figures.next_cut_ms = Some(next_cut_ms);
-            figures.breaker = match pace {
-                Pace::Closed => BreakerState::Closed,
-                Pace::OpenUntil(_) => BreakerState::Open,
-                Pace::Trial => BreakerState::Trial,
-            };
+            figures.breaker = pace.into();
             figures.failures_in_a_row = self.breaker.failures();
             figures.uploads_running = self.uploads.len();
             figures.undecided_uploads = self.recovery.undecided();
@@ -206,11 +200,7 @@ impl Worker {
     }
 
     pub(super) fn show_error(&self, error: &str) {
-        let now_ms = self.shared.clock.now_ms();
-        self.shared.board.destination(&self.destination_id, |figures| {
-            figures.last_error = Some(error.to_owned());
-            figures.last_error_ms = Some(now_ms);
-        });
+        self.shared.show_error(&self.destination_id, error);
     }
 
     /// The destination's partitions.
@@ -234,11 +224,7 @@ impl Worker {
     /// `None` while no configuration is known.
     async fn moment(&mut self) -> Result<Option<Arc<Moment>>, JobsDbError> {
         let (settings, of_type) = self.in_force();
-        let Some(snapshot) = self.shared.config.borrow().clone() else { return Ok(None) };
-        let paused = orders::is_paused(&self.shared.jobs, &self.destination_id, self.shared.clock.now_ms()).await?;
-        self.shared.board.destination(&self.destination_id, |figures| figures.paused = paused);
-        let destination = snapshot.destination_by_id.get(&self.destination_id).cloned();
-        Ok(Some(Arc::new(Moment { paused, settings, of_type, snapshot, destination })))
+        Moment::of(&self.shared, &self.destination_id, settings, of_type).await
     }
 
     async fn ask_about_interrupted(&mut self, of_type: &BatchRouterTypeSettings) -> Result<(), JobsDbError> {
@@ -260,16 +246,8 @@ impl Worker {
     /// Ends early on a stop, with every job where it was, as long as it waits for the storage or for memory.
     async fn cut(&mut self, stop: &CancellationToken) -> Result<Cut, JobsDbError> {
         let Some(moment) = self.moment().await?.filter(|moment| !moment.paused) else { return Ok(Cut::Done) };
-        if moment.destination.is_some() {
-            self.unknown_since_ms = None;
-        } else {
-            let now_ms = self.shared.clock.now_ms();
-            let since = *self.unknown_since_ms.get_or_insert(now_ms);
-            let unknown_for = Duration::from_millis(u64::try_from(now_ms.saturating_sub(since)).unwrap_or(0));
-            // Left alone for a while: the destination may only be missing from one broken configuration.
-            if unknown_for < moment.settings.batch_router.unknown_destination_grace {
-                return Ok(Cut::Done);
-            }
+        if self.absence.is_short(&moment, self.shared.clock.now_ms()) {
+            return Ok(Cut::Done);
         }
         let (waiting, waiting_bytes) = self.waiting();
         if waiting == 0 && !self.recovery.wants_jobs() {

@@ -27,12 +27,10 @@ use crate::object_storage::{Store, StoreContext, StoreError, one_component};
 use crate::settings::BatchRouterTypeSettings;
 
 use super::Shared;
-use super::board::BreakerState;
 use super::breaker::{Breaker, Pace};
 use super::cut::{CutTimer, files};
-use super::drain::{Moment, Picked, drain};
+use super::drain::{Absence, Moment, Picked, drain};
 use super::manifest::{Manifest, ranges};
-use super::orders;
 use super::pickup::JobParameters;
 use super::recovery::Recovery;
 use super::result::{RetryLimit, Verdict};
@@ -56,7 +54,7 @@ pub(super) struct RecordWorker {
     timer: CutTimer,
     breaker: Breaker,
     recovery: Recovery,
-    unknown_since_ms: Option<i64>,
+    absence: Absence,
 }
 
 impl RecordWorker {
@@ -75,7 +73,7 @@ impl RecordWorker {
             timer: CutTimer::new(Instant::now(), of_type.async_upload_timeout),
             breaker: Breaker::default(),
             recovery,
-            unknown_since_ms: None,
+            absence: Absence::default(),
         }
     }
 
@@ -159,43 +157,22 @@ impl RecordWorker {
         self.shared.board.destination(&self.destination_id, |figures| {
             figures.destination_type.clone_from(&self.destination_type);
             figures.next_cut_ms = Some(next_cut_ms);
-            figures.breaker = match pace {
-                Pace::Closed => BreakerState::Closed,
-                Pace::OpenUntil(_) => BreakerState::Open,
-                Pace::Trial => BreakerState::Trial,
-            };
+            figures.breaker = pace.into();
             figures.failures_in_a_row = self.breaker.failures();
             figures.undecided_uploads = self.recovery.undecided();
         });
     }
 
     fn failed(&mut self, error: &str) {
-        let now_ms = self.shared.clock.now_ms();
         self.breaker.record(false, Instant::now());
-        self.shared.board.destination(&self.destination_id, |figures| {
-            figures.last_error = Some(error.to_owned());
-            figures.last_error_ms = Some(now_ms);
-        });
+        self.shared.show_error(&self.destination_id, error);
     }
 
     /// `None` while no configuration is known, and while a destination that left it is given time to come back.
     async fn moment(&mut self, of_type: &BatchRouterTypeSettings) -> Result<Option<Arc<Moment>>, JobsDbError> {
-        let Some(snapshot) = self.shared.config.borrow().clone() else { return Ok(None) };
-        let now_ms = self.shared.clock.now_ms();
-        let paused = orders::is_paused(&self.shared.jobs, &self.destination_id, now_ms).await?;
-        self.shared.board.destination(&self.destination_id, |figures| figures.paused = paused);
-        let destination = snapshot.destination_by_id.get(&self.destination_id).cloned();
-        let settings = self.shared.settings.load();
-        if destination.is_some() {
-            self.unknown_since_ms = None;
-        } else {
-            let since_ms = *self.unknown_since_ms.get_or_insert(now_ms);
-            let unknown_for = Duration::from_millis(u64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or(0));
-            if unknown_for < settings.batch_router.unknown_destination_grace {
-                return Ok(None);
-            }
-        }
-        Ok(Some(Arc::new(Moment { paused, settings, of_type: Arc::new(of_type.clone()), snapshot, destination })))
+        let (settings, of_type) = (self.shared.settings.load(), Arc::new(of_type.clone()));
+        let moment = Moment::of(&self.shared, &self.destination_id, settings, of_type).await?;
+        Ok(moment.filter(|moment| !self.absence.is_short(moment, self.shared.clock.now_ms())))
     }
 
     /// Decides about interrupted uploads, then makes and sends one file for each run. Whether more may wait.
