@@ -2,13 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4;
-use jiff::Timestamp;
 use object_store::CredentialProvider;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use tokio::sync::Mutex;
@@ -19,6 +15,8 @@ use super::configured::endpoint;
 use super::http::Http;
 use super::{StoreContext, StoreError};
 use crate::clock::Clock;
+use crate::stream::aws::signing::{Keys, signed_headers};
+use crate::stream::aws::sts;
 
 /// Keys are renewed this long before they end.
 const RENEW_BEFORE_MS: i64 = 5 * 60 * 1_000;
@@ -73,53 +71,22 @@ impl AssumedRole {
 
     async fn assume(&self) -> Result<(AwsCredential, i64), String> {
         let own = self.own.get_credential().await.map_err(|error| error.to_string())?;
-        let form = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("Action", "AssumeRole")
-            .append_pair("Version", "2011-06-15")
-            .append_pair("RoleArn", &self.role)
-            .append_pair("RoleSessionName", SESSION)
-            .append_pair("ExternalId", &self.external_id)
-            .finish();
-        let mut request = reqwest::Client::post(self.http.client(), self.service.clone())
-            .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form.clone())
-            .build()
-            .map_err(|error| error.to_string())?;
-        self.sign(&own, &form, &mut request)?;
+        let own = Keys { id: own.key_id.clone(), secret: own.secret_key.clone(), token: own.token.clone() };
+        let form = sts::form(&self.role, SESSION, Some(&self.external_id));
+        let now = Duration::from_millis(u64::try_from(Clock::system().now_ms()).unwrap_or(0));
+        let content_type = [("content-type", sts::FORM)];
+        let scope = (self.region.as_str(), "sts");
+        let headers = signed_headers(&own, scope, now, &self.service, &content_type, form.as_bytes())?;
+        let request = self.http.client().post(self.service.clone()).headers(headers).body(form);
+        let request = request.build().map_err(|error| error.to_string())?;
         let answer = self.http.client().execute(request).await.map_err(|error| error.without_url().to_string())?;
         let status = answer.status();
         let text = answer.text().await.map_err(|error| error.without_url().to_string())?;
         if !status.is_success() {
-            let (code, message) = (element(&text, "Code"), element(&text, "Message"));
-            return Err(format!("{status} {} {}", code.unwrap_or_default(), message.unwrap_or_default()));
+            return Err(format!("{status} {}", sts::refusal(&text)));
         }
-        read(&text).ok_or_else(|| "the answer holds no keys".to_owned())
-    }
-
-    fn sign(&self, own: &AwsCredential, form: &str, request: &mut reqwest::Request) -> Result<(), String> {
-        let now = Duration::from_millis(u64::try_from(Clock::system().now_ms()).unwrap_or(0));
-        let keys = Credentials::new(&own.key_id, &own.secret_key, own.token.clone(), None, "pintle");
-        let identity = keys.into();
-        let parameters = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.region)
-            .name("sts")
-            .time(UNIX_EPOCH + now)
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|error| error.to_string())?
-            .into();
-        let content_type = [("content-type", "application/x-www-form-urlencoded")];
-        let body = SignableBody::Bytes(form.as_bytes());
-        let signable = SignableRequest::new("POST", self.service.as_str(), content_type.into_iter(), body)
-            .map_err(|error| error.to_string())?;
-        let (instructions, _) = sign(signable, &parameters).map_err(|error| error.to_string())?.into_parts();
-        for (name, value) in instructions.headers() {
-            let name = reqwest::header::HeaderName::try_from(name).map_err(|error| error.to_string())?;
-            let value = reqwest::header::HeaderValue::try_from(value).map_err(|error| error.to_string())?;
-            request.headers_mut().insert(name, value);
-        }
-        Ok(())
+        let (keys, ends_ms) = sts::keys(&text).ok_or("the answer holds no keys")?;
+        Ok((AwsCredential { key_id: keys.id, secret_key: keys.secret, token: keys.token }, ends_ms))
     }
 }
 
@@ -141,38 +108,5 @@ impl CredentialProvider for AssumedRole {
         let keys = Arc::new(keys);
         *current = Some((Arc::clone(&keys), ends_ms));
         Ok(keys)
-    }
-}
-
-/// The keys in an answer, and when they end.
-fn read(answer: &str) -> Option<(AwsCredential, i64)> {
-    let ends: Timestamp = element(answer, "Expiration")?.parse().ok()?;
-    let keys = AwsCredential {
-        key_id: element(answer, "AccessKeyId")?.to_owned(),
-        secret_key: element(answer, "SecretAccessKey")?.to_owned(),
-        token: Some(element(answer, "SessionToken")?.to_owned()),
-    };
-    Some((keys, ends.as_millisecond()))
-}
-
-/// The text of the first element of the name; these answers nest nothing of the same name.
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    rest.split_once("</").map(|(text, _)| text.trim())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_and_their_end_are_read_from_the_answer() {
-        let answer = "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>A</AccessKeyId>\
-             <SecretAccessKey>s/+</SecretAccessKey><SessionToken>t==</SessionToken>\
-             <Expiration>2026-01-01T00:00:01Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>";
-        let (keys, ends_ms) = read(answer).unwrap();
-        assert_eq!((keys.key_id.as_str(), keys.secret_key.as_str(), keys.token.as_deref()), ("A", "s/+", Some("t==")));
-        assert_eq!(ends_ms, 1_767_225_601_000);
-        assert!(read("<Error><Code>AccessDenied</Code></Error>").is_none());
     }
 }

@@ -3,52 +3,29 @@
 //! Keys of the configuration come first; without keys the machine's own are used: environment, web identity,
 //! container, instance. A role is assumed through STS with the keys found so, and again before it runs out.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4;
 use bytes::Bytes;
-use jiff::Timestamp;
 use object_store::aws::{AmazonS3Builder, AwsCredentialProvider};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url};
 
 use super::super::Surroundings;
 use super::super::caller::{Caller, Reply};
 use super::super::config::Config;
 use super::super::fault::Fault;
+use super::signing::{Keys, signed_headers};
+use super::sts;
 use crate::clock::Clock;
 
 /// A role is assumed anew this long before it runs out.
 const MARGIN_MS: i64 = 5 * 60 * 1000;
-
-/// Keys, as they are configured or assumed.
-#[derive(Clone)]
-struct Keys {
-    id: String,
-    secret: String,
-    token: Option<String>,
-}
 
 /// A role to take on.
 struct Role {
     arn: String,
     external_id: String,
     session: String,
-}
-
-impl Role {
-    /// The form that asks for the role.
-    fn request(&self) -> String {
-        let mut form = url::form_urlencoded::Serializer::new(String::new());
-        form.append_pair("Action", "AssumeRole").append_pair("Version", "2011-06-15");
-        form.append_pair("RoleArn", &self.arn).append_pair("RoleSessionName", &self.session);
-        if !self.external_id.is_empty() {
-            form.append_pair("ExternalId", &self.external_id);
-        }
-        form.finish()
-    }
 }
 
 /// The account of one destination.
@@ -159,39 +136,24 @@ impl Account {
     }
 
     async fn assume(&self, role: &Role, own: &Keys, timeout: Duration) -> Result<(Keys, i64), Fault> {
+        let external_id = Some(role.external_id.as_str()).filter(|id| !id.is_empty());
         let call = Call {
             service: "sts",
             path: "/",
-            headers: vec![("content-type", "application/x-www-form-urlencoded".to_owned())],
-            body: role.request().into(),
+            headers: vec![("content-type", sts::FORM.to_owned())],
+            body: sts::form(&role.arn, &role.session, external_id).into(),
         };
         let reply = self.signed(own, call, timeout).await?;
         let text = String::from_utf8_lossy(&reply.body);
         if reply.status != 200 {
-            let why = format!(
-                "cannot assume the role {}: {} {}",
-                role.arn,
-                element(&text, "Code").unwrap_or_default(),
-                element(&text, "Message").unwrap_or_default()
-            );
+            let why = format!("cannot assume the role {}: {}", role.arn, sts::refusal(&text));
             return Err(if reply.status < 500 && reply.status != 429 {
                 Fault::Credentials(why)
             } else {
                 Fault::Server(why)
             });
         }
-        let until = element(&text, "Expiration").and_then(|time| time.parse::<Timestamp>().ok());
-        let keys = || {
-            Some(Keys {
-                id: element(&text, "AccessKeyId")?.to_owned(),
-                secret: element(&text, "SecretAccessKey")?.to_owned(),
-                token: Some(element(&text, "SessionToken")?.to_owned()),
-            })
-        };
-        match (keys(), until) {
-            (Some(keys), Some(until)) => Ok((keys, until.as_millisecond())),
-            _ => Err(Fault::Server("STS gave an answer without keys".to_owned())),
-        }
+        sts::keys(&text).ok_or_else(|| Fault::Server("STS gave an answer without keys".to_owned()))
     }
 
     async fn signed(&self, keys: &Keys, call: Call<'_>, timeout: Duration) -> Result<Reply, Fault> {
@@ -201,27 +163,10 @@ impl Account {
             None => format!("https://{}.{}.{}", call.service, self.region, domain(&self.region)),
         };
         let url = Url::parse(&format!("{base}{}", call.path)).map_err(|error| wrong(&error))?;
-        let identity = Credentials::new(&keys.id, &keys.secret, keys.token.clone(), None, "configuration").into();
         let elapsed = Duration::from_micros(u64::try_from(self.clock.now_us()).unwrap_or(0));
-        let params = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.region)
-            .name(call.service)
-            .time(SystemTime::UNIX_EPOCH + elapsed)
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|error| wrong(&error))?
-            .into();
-        let headers = call.headers.iter().map(|(name, value)| (*name, value.as_str()));
-        let signable = SignableRequest::new("POST", url.as_str(), headers, SignableBody::Bytes(&call.body))
-            .map_err(|error| wrong(&error))?;
-        let (signature, _) = sign(signable, &params).map_err(|error| wrong(&error))?.into_parts();
-        let mut all = HeaderMap::new();
-        let own = call.headers.iter().map(|(name, value)| (*name, value.as_str()));
-        for (name, value) in own.chain(signature.headers()) {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong(&error))?;
-            all.insert(name, HeaderValue::from_str(value).map_err(|error| wrong(&error))?);
-        }
+        let own: Vec<(&str, &str)> = call.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let scope = (self.region.as_str(), call.service);
+        let mut all = signed_headers(keys, scope, elapsed, &url, &own, &call.body).map_err(|error| wrong(&error))?;
         all.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/x-amz-json-1.1"));
         Ok(self.caller.call(Method::POST, url, all, call.body, timeout).await?)
     }
@@ -230,10 +175,4 @@ impl Account {
 /// The domain that a region's services are under.
 fn domain(region: &str) -> &'static str {
     if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" }
-}
-
-/// The text of the first element of this name.
-fn element<'t>(xml: &'t str, name: &str) -> Option<&'t str> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    rest.split_once(&format!("</{name}>")).map(|(text, _)| text.trim())
 }

@@ -5,6 +5,8 @@
 
 mod account;
 mod answer;
+pub mod signing;
+pub mod sts;
 
 use std::sync::OnceLock;
 use std::time::Duration;
