@@ -17,6 +17,7 @@ mod dynamic_config;
 mod event_choice;
 mod flatten;
 mod http;
+pub mod judged_names;
 mod kafka;
 mod message;
 pub mod peer;

@@ -1,15 +1,15 @@
 //! Which addresses an object store may have (security.md 4): never a cloud's metadata service, and with
 //! `blockPrivateIPs` no private address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use object_store::client::{DnsFuture, DnsResolver};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::StoreError;
+use crate::destination::judged_names::JudgedNames;
 use crate::destination::private_address::{AddressRefused, AddressRules};
-use crate::destination::resolve;
+use crate::destination::resolve::{self, NameSource};
 
 /// What counts as private besides the addresses of this machine.
 const PRIVATE: &str =
@@ -29,6 +29,12 @@ impl AddressRule {
     /// Whether the address may be reached.
     pub fn allows(&self, address: IpAddr) -> bool {
         self.0.allows(address)
+    }
+
+    /// The resolver of an HTTP client under the rule.
+    pub(super) fn names(&self) -> JudgedNames {
+        let rules = Arc::clone(&self.0);
+        JudgedNames::new(NameSource::default(), move |found| rules.allow_all(found))
     }
 
     /// The addresses of a host, all of which may be reached.
@@ -63,17 +69,6 @@ impl DnsResolver for AddressRule {
     fn resolve(&self, host: &str) -> DnsFuture {
         let (rule, host) = (self.clone(), host.to_owned());
         Box::pin(async move { AddressRule::resolve(&rule, &host).await })
-    }
-}
-
-impl Resolve for AddressRule {
-    fn resolve(&self, name: Name) -> Resolving {
-        let rule = self.clone();
-        Box::pin(async move {
-            let addresses = AddressRule::resolve(&rule, name.as_str()).await?;
-            // The connector knows the port.
-            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
     }
 }
 

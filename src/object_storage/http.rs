@@ -1,6 +1,5 @@
 //! The client of object storages: judged addresses only, no proxy, no redirects (security.md 2.4, 4).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ClientOptions;
@@ -31,7 +30,7 @@ impl Http {
             .no_proxy()
             .no_gzip()
             .http1_only()
-            .dns_resolver(Arc::new(rule.clone()))
+            .dns_resolver(rule.names())
             .connector_layer(PeerCheck::new(move |address| judge.allows(address)))
             .build();
         let client = client.map_err(|error| StoreError::Refused(format!("cannot make an HTTP client: {error}")))?;

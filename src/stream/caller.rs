@@ -5,19 +5,19 @@
 
 use std::error::Error as StdError;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, Url, redirect};
 use url::Host;
 
 use super::Surroundings;
 use super::fault::Fault;
+use crate::destination::judged_names::JudgedNames;
 use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT};
-use crate::destination::resolve;
+use crate::destination::resolve::{self, NameSource};
 
 /// Longest time to open a connection, capped by the call's own time.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -115,31 +115,16 @@ impl Caller {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
+        let judge = self.rules.clone();
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
-            .dns_resolver(Judging(Arc::new(self.rules.clone())))
+            .dns_resolver(JudgedNames::new(NameSource::default(), move |found| judge.allow_all(found)))
             .build()
             .map_err(|error| NoReply::Unreachable(error.to_string()))?;
         Ok(self.client.get_or_init(|| client))
-    }
-}
-
-/// Hands out only addresses that were judged.
-struct Judging(Arc<AddressRules>);
-
-impl Resolve for Judging {
-    fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.0);
-        Box::pin(async move {
-            let addresses = resolve::resolve(name.as_str()).await?;
-            if !rules.allow_all(&addresses) {
-                return Err(Box::new(AddressRefused) as Box<dyn StdError + Send + Sync>);
-            }
-            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
     }
 }
 

@@ -27,7 +27,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::{Map, Value};
 
 pub use fault::Fault;
-pub use tls::read_certificates;
+pub use tls::{read_certificates, system_authorities, trusting};
 
 use crate::clock::Clock;
 use crate::destination::private_address::AddressRules;

@@ -38,9 +38,7 @@ pub(super) fn client_config(ca_certificate: Option<&str>) -> Result<ClientConfig
     let roots = match ca_certificate {
         Some(pem) => roots_of(pem)?,
         None => {
-            let mut roots = RootCertStore::empty();
-            // What the system holds beside usable certificates is none of our business.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let roots = system_authorities();
             if roots.is_empty() {
                 let text = "the system knows no certificate authority; install ca-certificates or set caCertificate";
                 return Err(Fault::Unreachable(text.to_owned()));
@@ -48,7 +46,22 @@ pub(super) fn client_config(ca_certificate: Option<&str>) -> Result<ClientConfig
             roots
         }
     };
+    trusting(roots).map_err(unusable)
+}
+
+/// The authorities of the system, possibly none. Reads files.
+pub fn system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    // What the system holds beside usable certificates is none of our business.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// How a client that trusts these authorities talks TLS.
+///
+/// # Errors
+/// The provider of the ciphers has none of the protocol's versions.
+pub fn trusting(roots: RootCertStore) -> Result<ClientConfig, tokio_rustls::rustls::Error> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
 }

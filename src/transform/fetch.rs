@@ -9,7 +9,6 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue,
     LOCATION, PROXY_AUTHORIZATION,
@@ -19,9 +18,10 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Host;
 
+use crate::destination::judged_names::JudgedNames;
 use crate::destination::peer::PeerCheck;
 use crate::destination::private_address::{AddressRefused, AddressRules, Range, unwrapped};
-use crate::destination::resolve;
+use crate::destination::resolve::NameSource;
 use crate::settings::TransformSettings;
 
 /// Requests of one redirect chain.
@@ -118,7 +118,7 @@ fn client(reach: Reach) -> Result<Client, reqwest::Error> {
     if let Some((_, client)) = CLIENT.lock().as_ref().filter(|(known, _)| *known == reach) {
         return Ok(client.clone());
     }
-    let judge = reach.clone();
+    let (judge, of_names) = (reach.clone(), reach.clone());
     let client = Client::builder()
         .redirect(redirect::Policy::none())
         .referer(false)
@@ -127,27 +127,12 @@ fn client(reach: Reach) -> Result<Client, reqwest::Error> {
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .tcp_nodelay(true)
-        .dns_resolver(JudgingResolver(Arc::new(reach.clone())))
+        .dns_resolver(JudgedNames::new(NameSource::default(), move |found| of_names.judge(found).is_ok()))
         .build()?;
     if is_shared {
         *CLIENT.lock() = Some((reach, client.clone()));
     }
     Ok(client)
-}
-
-/// Resolves once and hands out only addresses that were judged.
-struct JudgingResolver(Arc<Reach>);
-
-impl Resolve for JudgingResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let reach = Arc::clone(&self.0);
-        Box::pin(async move {
-            let addresses = resolve::resolve(name.as_str()).await?;
-            reach.judge(&addresses).map_err(|refused| Box::new(refused) as Box<dyn StdError + Send + Sync>)?;
-            // The connector knows the port.
-            Ok(Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
-        })
-    }
 }
 
 /// Performs a request within its time.

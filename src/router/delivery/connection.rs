@@ -6,9 +6,8 @@
 use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,18 +16,18 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Method, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::{Client, Error as PoolError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use reqwest::{Url, redirect};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use tokio_rustls::rustls::ClientConfig;
 use tower_layer::Layer as _;
 use tower_service::Service;
 
 use super::ClientKind;
+use crate::destination::judged_names::JudgedNames;
 use crate::destination::peer::{Checked, PeerCheck, environment_names_a_proxy};
-use crate::destination::private_address::{AddressRefused, AddressRules};
 use crate::destination::resolve::NameSource;
+use crate::stream::{system_authorities, trusting};
 
 /// Idle connections are closed after this time.
 const IDLE: Duration = Duration::from_secs(90);
@@ -37,25 +36,20 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
-type Pool = Client<InTime<HttpsConnector<Checked<HttpConnector<JudgingResolver>>>>, Full<bytes::Bytes>>;
+type Pool = Client<InTime<HttpsConnector<Checked<HttpConnector<JudgedNames>>>>, Full<bytes::Bytes>>;
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<bytes::Bytes, BoxError>;
 
 /// The system's authorities, read once: that takes long.
 static TLS: LazyLock<Result<ClientConfig, String>> = LazyLock::new(|| {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (known, _unreadable) = roots.add_parsable_certificates(found.certs);
-    if known == 0 {
+    let roots = system_authorities();
+    if roots.is_empty() {
         tracing::warn!(
             "no certificate authorities on this system: https destinations cannot be verified; install ca-certificates"
         );
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    trusting(roots).map_err(|error| error.to_string())
 });
 
 /// A pool of connections under one rule.
@@ -83,7 +77,8 @@ pub(super) struct NoAnswer {
 impl Connections {
     /// A pool for deliveries of the kind.
     pub(super) fn new(kind: &ClientKind, names: &NameSource) -> Result<Connections, NoAnswer> {
-        let resolver = JudgingResolver(Arc::new(kind.addresses.clone()), names.clone());
+        let judge = kind.addresses.clone();
+        let resolver = JudgedNames::new(names.clone(), move |found| judge.allow_all(found));
         if kind.uses_proxy && environment_names_a_proxy() {
             return proxied(kind, resolver).map(Connections::Proxied).map_err(NoAnswer::from);
         }
@@ -156,7 +151,7 @@ impl From<reqwest::Error> for NoAnswer {
     }
 }
 
-fn proxied(kind: &ClientKind, resolver: JudgingResolver) -> Result<reqwest::Client, reqwest::Error> {
+fn proxied(kind: &ClientKind, resolver: JudgedNames) -> Result<reqwest::Client, reqwest::Error> {
     let builder = reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .referer(false)
@@ -168,43 +163,6 @@ fn proxied(kind: &ClientKind, resolver: JudgingResolver) -> Result<reqwest::Clie
         .no_gzip()
         .dns_resolver(resolver);
     if kind.force_http1 { builder.http1_only() } else { builder }.build()
-}
-
-/// Resolves once and hands out only addresses that were judged.
-#[derive(Clone)]
-struct JudgingResolver(Arc<AddressRules>, NameSource);
-
-impl JudgingResolver {
-    async fn addresses(self, name: String) -> Result<std::vec::IntoIter<SocketAddr>, BoxError> {
-        let addresses = self.1.resolve(&name).await?;
-        if !self.0.allow_all(&addresses) {
-            return Err(Box::new(AddressRefused));
-        }
-        // The connector knows the port.
-        let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| SocketAddr::new(address, 0)).collect();
-        Ok(addresses.into_iter())
-    }
-}
-
-impl Service<Name> for JudgingResolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = BoxError;
-    type Future = Boxed<Self::Response>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(self.clone().addresses(name.as_str().to_owned()))
-    }
-}
-
-impl reqwest::dns::Resolve for JudgingResolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let found = self.clone().addresses(name.as_str().to_owned());
-        Box::pin(async move { Ok(Box::new(found.await?) as reqwest::dns::Addrs) })
-    }
 }
 
 /// A connection stands, TLS included, within a time.
