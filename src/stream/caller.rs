@@ -16,6 +16,7 @@ use url::Host;
 use super::Surroundings;
 use super::fault::Fault;
 use crate::destination::judged_names::JudgedNames;
+use crate::destination::peer::{PeerCheck, environment_names_a_proxy};
 use crate::destination::private_address::{AddressRefused, AddressRules, REFUSED_CODE, REFUSED_TEXT};
 use crate::destination::resolve::{self, NameSource};
 
@@ -115,15 +116,17 @@ impl Caller {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let judge = self.rules.clone();
-        let client = Client::builder()
+        let (judge, of_peers) = (self.rules.clone(), self.rules.clone());
+        let mut builder = Client::builder()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
             .tcp_nodelay(true)
-            .dns_resolver(JudgedNames::new(NameSource::default(), move |found| judge.allow_all(found)))
-            .build()
-            .map_err(|error| NoReply::Unreachable(error.to_string()))?;
+            .dns_resolver(JudgedNames::new(NameSource::default(), move |found| judge.allow_all(found)));
+        if !environment_names_a_proxy() {
+            builder = builder.connector_layer(PeerCheck::new(move |address| of_peers.allows(address)));
+        }
+        let client = builder.build().map_err(|error| NoReply::Unreachable(error.to_string()))?;
         Ok(self.client.get_or_init(|| client))
     }
 }
